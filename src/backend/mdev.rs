@@ -1,0 +1,232 @@
+//! Upstream mdev: `Documentation/driver-api/vfio-mediated-device.rst` and `ABI/testing/sysfs-bus-vfio-mdev`.
+
+use super::Backend;
+use crate::host::{Host, Trouble, sysfs};
+use crate::ids::{AttributeName, MdevUuid, Parent, TypeId, TypeWish};
+use crate::seen::{Existing, Offer};
+use crate::step::Place;
+
+const PARENTS: &str = "sys/class/mdev_bus";
+const DEVICES: &str = "sys/bus/mdev/devices";
+const TYPES: &str = "mdev_supported_types";
+const CREATE: &str = "create";
+const REMOVE: &str = "remove";
+const FREE: &str = "available_instances";
+const API: &str = "device_api";
+const NAME: &str = "name";
+const DESCRIPTION: &str = "description";
+const TYPE_LINK: &str = "mdev_type";
+/// Key of NVIDIA's `description` for how many fit on an empty card.
+pub const MAX_KEY: &str = "max_instance";
+
+/// NVIDIA's driver takes the last byte for the newline that `echo` writes, and drops it.
+const EATS_LAST_BYTE: &str = "nvidia/vgpu_params";
+
+/// A type of a parent, as sysfs shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Type {
+    /// Parent and id.
+    pub place: Place,
+    /// The vendor's name; some i915 kernels have none.
+    pub name: Option<String>,
+    /// `device_api`; empty where it cannot be read.
+    pub api: String,
+    /// How many more fit now; `None` where the driver gives no number.
+    pub free: Option<u32>,
+    /// `description`: one line or several, or `key=value` pairs.
+    pub description: Option<String>,
+}
+
+/// All parents, by name.
+pub fn parents(host: &Host) -> Result<Vec<Parent>, Trouble> {
+    let names = sysfs::names(&host.path(PARENTS))?;
+    Ok(names.iter().filter_map(|name| Parent::parse(name).ok()).collect())
+}
+
+/// Whether this parent is there.
+pub fn is_parent(host: &Host, parent: &Parent) -> bool {
+    sysfs::exists(&host.path(&format!("{PARENTS}/{parent}/{TYPES}")))
+}
+
+/// Ids of a parent's types.
+pub fn type_ids(host: &Host, parent: &Parent) -> Result<Vec<TypeId>, Trouble> {
+    let names = sysfs::names(&host.path(&format!("{PARENTS}/{parent}/{TYPES}")))?;
+    Ok(names.iter().filter_map(|name| TypeId::parse(name).ok()).collect())
+}
+
+fn type_path(parent: &Parent, kind: &TypeId) -> String {
+    format!("{PARENTS}/{parent}/{TYPES}/{kind}")
+}
+
+/// The vendor's name for a type.
+pub fn type_name(host: &Host, parent: &Parent, kind: &TypeId) -> Option<String> {
+    sysfs::read(&host.path(&format!("{}/{NAME}", type_path(parent, kind))))
+        .ok()
+        .filter(|name| !name.is_empty())
+}
+
+/// A type with all that its parent says of it.
+pub fn read_type(host: &Host, parent: &Parent, kind: TypeId) -> Type {
+    let file = |name: &str| sysfs::read(&host.path(&format!("{}/{name}", type_path(parent, &kind)))).ok();
+    Type {
+        name: file(NAME).filter(|name| !name.is_empty()),
+        api: file(API).unwrap_or_default(),
+        free: file(FREE).and_then(|text| text.trim().parse().ok()),
+        description: file(DESCRIPTION),
+        place: Place { backend: Backend::Mdev, parent: parent.clone(), kind },
+    }
+}
+
+/// The parent's types that fit the wish. A wish that is the id of one of them is answered without a listing.
+pub fn offers(host: &Host, parent: &Parent, wish: &TypeWish) -> Result<Vec<Offer>, Trouble> {
+    let id = wish.as_id();
+    let kinds =
+        if sysfs::exists(&host.path(&type_path(parent, &id))) { vec![id] } else { type_ids(host, parent)? };
+    let mut offers = Vec::new();
+    for kind in kinds {
+        let name = type_name(host, parent, &kind);
+        let Some(fit) = wish.matches(&kind, name.as_deref()) else { continue };
+        let place = Place { backend: Backend::Mdev, parent: parent.clone(), kind };
+        let file = |name: &str| {
+            sysfs::read_if_there(&host.path(&format!("{}/{name}", type_path(parent, &place.kind))))
+        };
+        let max = file(DESCRIPTION).ok().flatten().and_then(|text| max_instances(&text));
+        offers.push(Offer {
+            fit,
+            api: file(API)?.unwrap_or_default(),
+            free: free(host, &place)?,
+            max,
+            card: card(host, parent),
+            numa: numa(host, parent),
+            holders: Vec::new(),
+            name,
+            place,
+        });
+    }
+    Ok(offers)
+}
+
+/// `available_instances` of a type. Types of one parent share a pool, so this changes with every create.
+pub fn free(host: &Host, place: &Place) -> Result<u32, Trouble> {
+    let path = host.path(&format!("{}/{FREE}", type_path(&place.parent, &place.kind)));
+    let text = sysfs::read(&path)?;
+    text.trim().parse().map_err(|_| Trouble {
+        doing: format!("understand {}", path.display()),
+        error: std::io::Error::other(format!("\"{}\" is not a number", crate::words::printable(&text))),
+    })
+}
+
+/// `max_instance=16` among the pairs of a description.
+pub fn max_instances(description: &str) -> Option<u32> {
+    properties(description)
+        .into_iter()
+        .find(|(key, _)| key == MAX_KEY)
+        .and_then(|(_, value)| value.parse().ok())
+}
+
+/// The `key=value` pairs of a description; none if it is prose.
+pub fn properties(description: &str) -> Vec<(String, String)> {
+    description
+        .split([',', '\n'])
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(key, value)| (key.trim().to_owned(), value.trim().to_owned()))
+        .filter(|(key, _)| !key.is_empty() && !key.contains(' '))
+        .collect()
+}
+
+/// The physical function of a virtual one, else the parent itself: what shares memory and engines.
+pub fn card(host: &Host, parent: &Parent) -> String {
+    sysfs::link_name(&host.path(&format!("{PARENTS}/{parent}/physfn")))
+        .ok()
+        .flatten()
+        .unwrap_or_else(|| parent.to_string())
+}
+
+/// NUMA node; the kernel writes -1 for none.
+fn numa(host: &Host, parent: &Parent) -> Option<u32> {
+    sysfs::read(&host.path(&format!("{PARENTS}/{parent}/numa_node"))).ok()?.trim().parse().ok()
+}
+
+/// All mediated devices of the host.
+pub fn devices(host: &Host) -> Result<Vec<MdevUuid>, Trouble> {
+    let names = sysfs::names(&host.path(DEVICES))?;
+    Ok(names.iter().filter_map(|name| MdevUuid::parse(name).ok()).collect())
+}
+
+/// The devices of one parent, of all its types.
+pub fn devices_of(host: &Host, parent: &Parent) -> Result<Vec<MdevUuid>, Trouble> {
+    let mut devices = Vec::new();
+    for kind in type_ids(host, parent)? {
+        let names = sysfs::names(&host.path(&format!("{}/devices", type_path(parent, &kind))))?;
+        devices.extend(names.iter().filter_map(|name| MdevUuid::parse(name).ok()));
+    }
+    Ok(devices)
+}
+
+/// Whether the device's directory is there, on the bus or only in its parent's directory any more: a removal takes
+/// the `remove` file and the bus's link at once (`bus_remove_device`), and the directory when nobody has it open.
+pub fn is_there(host: &Host, device: &MdevUuid, parent: &Parent) -> bool {
+    sysfs::exists(&host.path(&format!("{DEVICES}/{device}")))
+        || sysfs::exists(&host.path(&format!("{PARENTS}/{parent}/{device}")))
+}
+
+/// The device with this UUID, if there is one.
+pub fn existing(host: &Host, device: &MdevUuid) -> Result<Option<Existing>, Trouble> {
+    let Some(place) = place_of(host, device)? else { return Ok(None) };
+    let file = |name: &str| sysfs::read(&host.path(&format!("{DEVICES}/{device}/{TYPE_LINK}/{name}"))).ok();
+    let name = file(NAME).filter(|name| !name.is_empty());
+    Ok(Some(Existing { place, name, api: file(API).unwrap_or_default() }))
+}
+
+/// Where a device is: its directory lies in its parent's, and a link names its type.
+pub fn place_of(host: &Host, device: &MdevUuid) -> Result<Option<Place>, Trouble> {
+    let path = host.path(&format!("{DEVICES}/{device}"));
+    let Some(parent) = sysfs::link_parent(&path)? else { return Ok(None) };
+    let Some(kind) = sysfs::link_name(&path.join(TYPE_LINK))? else { return Ok(None) };
+    let odd = |what: &str| Trouble::new(what, &path, std::io::Error::other("not a name"));
+    Ok(Some(Place {
+        backend: Backend::Mdev,
+        parent: Parent::parse(&parent).map_err(|_| odd("read the parent of"))?,
+        kind: TypeId::parse(&kind).map_err(|_| odd("read the type of"))?,
+    }))
+}
+
+/// Makes a device. The kernel takes 36 bytes, or 37 with a newline (`create_store` in `mdev_sysfs.c`).
+pub fn create(host: &Host, device: &MdevUuid, place: &Place) -> Result<(), Trouble> {
+    let path = host.path(&format!("{}/{CREATE}", type_path(&place.parent, &place.kind)));
+    sysfs::write(&path, device.to_string().as_bytes())
+}
+
+/// Takes a device away. Blocks for as long as somebody has it open: only for [`crate::host::child`].
+pub fn write_remove(host: &Host, device: &MdevUuid) -> Result<(), Trouble> {
+    sysfs::write(&host.path(&format!("{DEVICES}/{device}/{REMOVE}")), b"1")
+}
+
+/// Writes a driver attribute.
+pub fn write_attribute(
+    host: &Host,
+    device: &MdevUuid,
+    name: &AttributeName,
+    value: &str,
+) -> Result<sysfs::Written, Trouble> {
+    let mut data = value.as_bytes().to_vec();
+    if name.to_string() == EATS_LAST_BYTE {
+        data.push(b'\n');
+    }
+    sysfs::write_attribute(&host.path(&format!("{DEVICES}/{device}")), name, &data)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptions_are_pairs_or_prose() {
+        let pairs =
+            "num_heads=4, frl_config=45, framebuffer=1024M, max_resolution=5120x2880, max_instance=16";
+        assert_eq!(max_instances(pairs), Some(16));
+        assert_eq!(properties(pairs)[2], ("framebuffer".to_owned(), "1024M".to_owned()));
+        assert_eq!(properties("low_gm_size: 128MB\nhigh_gm_size: 512MB\n"), []);
+        assert_eq!(max_instances("virtual display, max instance = many"), None);
+    }
+}

@@ -1,0 +1,129 @@
+//! `virt-mdev`, for people: one file per verb. A verb returns what it prints, so that a closed pipe is no accident.
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::Config;
+use crate::host::{Host, child};
+use crate::refusal::Refusal;
+
+mod list;
+mod plan;
+mod table;
+mod types;
+
+#[derive(Parser)]
+#[command(
+    name = "virt-mdev",
+    version,
+    about = "Mediated devices that live and die with their libvirt domain",
+    before_help = "Example: virsh dumpxml vm1 | virt-mdev plan",
+    after_help = "Manual pages: virt-mdev(8), virt-mdev-domain(7) for the domain XML.",
+    disable_help_subcommand = true
+)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// What the host's parents offer, and how many places are free
+    #[command(before_help = "Example: virt-mdev types --json | jq '.[].name'")]
+    Types {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// The host's mediated devices and the domains that have them
+    #[command(before_help = "Example: virt-mdev list")]
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// What an event of a domain would do; reads domain XML on stdin and changes nothing
+    #[command(before_help = "Example: virsh dumpxml vm1 | virt-mdev plan")]
+    Plan {
+        /// The event, as libvirt's hook names it
+        #[arg(long, default_value = "prepare", value_parser = ["prepare", "start", "started", "stopped", "release", "reconnect", "migrate", "restore"])]
+        event: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// What `virt-mdev` does. Exit status: 0 done, 1 failed, 2 usage.
+pub fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    if let Some(status) = args.get(1..).and_then(child::run_if_child) {
+        return ExitCode::from(status);
+    }
+    let arguments = match Arguments::try_parse_from(&args) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version come this way too, and go to stdout.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    let host = Host::real();
+    let printed = match &arguments.verb {
+        Verb::Types { json } => types::run(&host, *json),
+        Verb::List { json } => list::run(&host, *json),
+        Verb::Plan { event, json } => plan::run(&host, event, *json),
+    };
+    match printed {
+        Ok(text) => match io::stdout().lock().write_all(text.as_bytes()) {
+            // `virt-mdev list | head` has what it wanted.
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                complain(&format!("cannot write to stdout: {}", crate::words::errno(&error)), None)
+            }
+            _ => ExitCode::SUCCESS,
+        },
+        Err(failure) => complain(&failure.text, failure.hint.as_deref()),
+    }
+}
+
+fn complain(text: &str, hint: Option<&str>) -> ExitCode {
+    let mut stderr = io::stderr().lock();
+    let colour = stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let error = if colour { "\u{1b}[1;31merror:\u{1b}[0m" } else { "error:" };
+    let _ = writeln!(stderr, "{error} {text}");
+    if let Some(hint) = hint {
+        let _ = writeln!(stderr, "hint: {hint}");
+    }
+    ExitCode::FAILURE
+}
+
+/// What a verb says when it fails.
+struct Failure {
+    text: String,
+    hint: Option<String>,
+}
+
+impl<T: Into<Refusal>> From<T> for Failure {
+    fn from(refusal: T) -> Self {
+        let refusal = refusal.into();
+        Self { text: refusal.to_string(), hint: refusal.hint() }
+    }
+}
+
+/// The configuration, strictly: what the hook only warns about is an error here.
+fn config(host: &Host) -> Result<Config, Failure> {
+    let (config, unknown) = Config::load(host)?;
+    match unknown.first() {
+        None => Ok(config),
+        Some(unknown) => Err(Failure { text: format!("/{}: {unknown}", crate::config::PATH), hint: None }),
+    }
+}
+
+fn to_json(value: &impl serde::Serialize) -> Result<String, Failure> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|error| Failure { text: format!("cannot write JSON: {error}"), hint: None })?;
+    Ok(text + "\n")
+}

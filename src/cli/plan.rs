@@ -1,0 +1,116 @@
+//! `virt-mdev plan`: the dry run, and the form of a bug report.
+
+use std::io::{self, Read};
+
+use serde::Serialize;
+
+use super::{Failure, config, to_json};
+use crate::domain::{self, Domain, MAX_XML};
+use crate::event::{Action, Event};
+use crate::host::{Host, see};
+use crate::plan::{self, Plan, Planned};
+use crate::record::{Named, Phase, Records, State};
+use crate::request::requests;
+use crate::step::Step;
+use crate::words::printable;
+
+#[derive(Serialize)]
+struct Answer {
+    domain: Named,
+    event: &'static str,
+    #[serde(flatten)]
+    plan: Plan,
+}
+
+pub(super) fn run(host: &Host, event: &str, json: bool) -> Result<String, Failure> {
+    let mut xml = Vec::new();
+    io::stdin()
+        .lock()
+        .take(MAX_XML as u64 + 1)
+        .read_to_end(&mut xml)
+        .map_err(|error| crate::host::Trouble::new("read", "stdin".as_ref(), error))?;
+    let event = Event::from_word(event).unwrap_or(Event::Prepare);
+    let answer = answer(host, event, &xml)?;
+    if json { to_json(&answer) } else { Ok(in_words(&answer)) }
+}
+
+fn answer(host: &Host, event: Event, xml: &[u8]) -> Result<Answer, Failure> {
+    let records = Records::new(host);
+    let (domain, plan) = match event.action() {
+        Action::Prepare => {
+            let domain = Domain::read(xml)?;
+            let config = config(host)?;
+            let requests = requests(&domain);
+            let mut plan = if config.enabled {
+                let seen = see::see(host, &records, &domain.uuid, &requests)?;
+                plan::prepare(&requests, &seen, config.placement)
+                    .map_err(|refusal| in_domain(&domain.name, Failure::from(refusal)))?
+            } else {
+                Plan { steps: vec![], notes: vec!["enabled = false: the hook does nothing".to_owned()] }
+            };
+            if config.enabled
+                && records.read(&domain.uuid).ok().flatten().is_some_and(|r| r.phase != Phase::Kept)
+            {
+                plan.notes.push(
+                    "the domain has a record already: at a prepare, what it lists would be released first"
+                        .to_owned(),
+                );
+            }
+            (Named { uuid: domain.uuid, name: domain.name }, plan)
+        }
+        Action::Release => {
+            let uuid = domain::uuid_in(xml).ok_or(crate::refusal::Refusal::XmlLacks("uuid"))?;
+            match records.read(&uuid)? {
+                Some(record) => (record.domain.clone(), release(&record)),
+                None => {
+                    let name = Domain::read(xml).map(|domain| domain.name).unwrap_or_default();
+                    (Named { uuid, name }, Plan::default())
+                }
+            }
+        }
+        Action::Follow(_) | Action::Nothing => {
+            let domain = Domain::read(xml)?;
+            (Named { uuid: domain.uuid, name: domain.name }, Plan::default())
+        }
+    };
+    Ok(Answer { domain, event: event.word(), plan })
+}
+
+/// What a release would do, from the record alone.
+fn release(record: &crate::record::Record) -> Plan {
+    let mut plan = Plan::default();
+    for entry in record.steps.iter().rev().filter(|entry| entry.state != State::Kept) {
+        match (entry.step.release(), &entry.step) {
+            (Some(step), _) => plan.steps.push(Planned { step, why: "virt-mdev made it".to_owned() }),
+            (None, Step::Create { device, .. } | Step::Adopt { device, .. }) => {
+                plan.notes.push(format!("{device} is kept"));
+            }
+            (None, Step::Use { device, .. }) => {
+                plan.notes.push(format!("{device} was made by somebody else and stays"))
+            }
+            (None, _) => {}
+        }
+    }
+    plan
+}
+
+fn in_domain(name: &str, failure: Failure) -> Failure {
+    Failure { text: format!("{}: {}", printable(name), failure.text), hint: failure.hint }
+}
+
+fn in_words(answer: &Answer) -> String {
+    let mut text = format!("{}: {}\n", printable(&answer.domain.name), answer.event);
+    if answer.plan.steps.is_empty() {
+        text.push_str("  nothing to do\n");
+    }
+    for (number, planned) in answer.plan.steps.iter().enumerate() {
+        text.push_str(&format!("  {}. {}\n", number + 1, planned.step));
+        if !planned.why.is_empty() {
+            text.push_str(&format!("     {}\n", planned.why));
+        }
+    }
+    for note in &answer.plan.notes {
+        text.push_str(&format!("note: {note}\n"));
+    }
+    text
+}

@@ -1,0 +1,237 @@
+//! `/etc/virt-mdev/config.toml`: text → [`Config`].
+//!
+//! Read only once a domain wants something. A key that we do not know is a warning from the hook and an error from
+//! the CLI; a value that we do not understand refuses a prepare and never a release.
+
+use std::time::Duration;
+
+use toml::{Table, Value};
+
+use crate::domain::Placement;
+use crate::host::{Host, sysfs};
+use crate::refusal::{Refusal, nearest};
+use crate::words::printable;
+
+/// Where it lies, below the host's root.
+pub const PATH: &str = "etc/virt-mdev/config.toml";
+
+/// When the nodes of a domain's devices are labelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Labels {
+    /// At every start.
+    Always,
+    /// Where libvirt does not do it.
+    Needed,
+    /// Not at all.
+    Never,
+}
+
+/// How long an event waits for what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waits {
+    /// Release, for a process that still has the device open.
+    pub release: Duration,
+    /// Prepare, for a parent that is not there yet.
+    pub parent: Duration,
+    /// Prepare, for udev to deal with new nodes.
+    pub udev: Duration,
+    /// Any event, for a lock.
+    pub lock: Duration,
+}
+
+/// The configuration, every key with its default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Config {
+    /// `false`: prepare does nothing. A release of what was made before still works.
+    pub enabled: bool,
+    /// When nodes are labelled.
+    pub labels: Labels,
+    /// Where the metadata names no placement.
+    pub placement: Placement,
+    /// Limits.
+    pub waits: Waits,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            labels: Labels::Always,
+            placement: Placement::Pack,
+            waits: Waits {
+                release: Duration::from_secs(10),
+                parent: Duration::from_secs(30),
+                udev: Duration::from_secs(5),
+                lock: Duration::from_secs(10),
+            },
+        }
+    }
+}
+
+/// Every key, as `table.key`.
+const KEYS: [&str; 7] =
+    ["enabled", "labels", "placement.policy", "wait.release", "wait.parent", "wait.udev", "wait.lock"];
+
+impl Config {
+    /// Reads the host's configuration; without a file all defaults hold. The second value lists the keys that we do
+    /// not know, each as a sentence.
+    pub fn load(host: &Host) -> Result<(Self, Vec<String>), Refusal> {
+        let path = host.path(PATH);
+        match sysfs::read_if_there(&path) {
+            Ok(None) => Ok((Self::default(), Vec::new())),
+            Ok(Some(text)) => {
+                Self::parse(&text).map_err(|why| Refusal::Config { path: path.display().to_string(), why })
+            }
+            Err(trouble) => Err(Refusal::Config {
+                path: path.display().to_string(),
+                why: crate::words::errno(&trouble.error),
+            }),
+        }
+    }
+
+    /// For a release, which nothing may stop: what cannot be understood keeps its default.
+    pub fn load_or_default(host: &Host) -> Self {
+        Self::load(host).map_or_else(
+            |refusal| {
+                log::warn!("{refusal}; the defaults hold");
+                Self::default()
+            },
+            |(config, _)| config,
+        )
+    }
+
+    fn parse(text: &str) -> Result<(Self, Vec<String>), String> {
+        let table: Table = text.parse().map_err(|error: toml::de::Error| {
+            let line = error
+                .span()
+                .and_then(|span| text.get(..span.start))
+                .map_or(1, |before| before.matches('\n').count() + 1);
+            format!("line {line}: {}", printable(error.message()))
+        })?;
+        let mut config = Self::default();
+        let mut unknown = Vec::new();
+        for (key, value) in &table {
+            match value {
+                Value::Table(inner) => {
+                    for (name, value) in inner {
+                        config.set(&format!("{key}.{name}"), value, &mut unknown)?;
+                    }
+                }
+                value => config.set(key, value, &mut unknown)?,
+            }
+        }
+        Ok((config, unknown))
+    }
+
+    fn set(&mut self, key: &str, value: &Value, unknown: &mut Vec<String>) -> Result<(), String> {
+        let bad = |must: &str| format!("{key} = {} must be {must}", printable(&value.to_string()));
+        match key {
+            "enabled" => self.enabled = value.as_bool().ok_or_else(|| bad("true or false"))?,
+            "labels" => {
+                self.labels = match value.as_str() {
+                    Some("always") => Labels::Always,
+                    Some("needed") => Labels::Needed,
+                    Some("never") => Labels::Never,
+                    _ => return Err(bad("\"always\", \"needed\" or \"never\"")),
+                }
+            }
+            "placement.policy" => {
+                self.placement =
+                    value.as_str().and_then(Placement::parse).ok_or_else(|| bad("\"pack\" or \"spread\""))?;
+            }
+            "wait.release" => self.waits.release = duration(value).ok_or_else(|| bad(DURATION))?,
+            "wait.parent" => self.waits.parent = duration(value).ok_or_else(|| bad(DURATION))?,
+            "wait.udev" => self.waits.udev = duration(value).ok_or_else(|| bad(DURATION))?,
+            "wait.lock" => self.waits.lock = duration(value).ok_or_else(|| bad(DURATION))?,
+            _ => unknown.push(match nearest(key, KEYS) {
+                Some(meant) => format!("unknown key {}; did you mean {meant}?", printable(key)),
+                None => format!("unknown key {}", printable(key)),
+            }),
+        }
+        Ok(())
+    }
+}
+
+const DURATION: &str = "a time like \"10s\" or \"500ms\", at most an hour";
+
+/// `"10s"`, `"500ms"`, or seconds as a number.
+fn duration(value: &Value) -> Option<Duration> {
+    let duration = match value {
+        Value::Integer(seconds) => Duration::from_secs(u64::try_from(*seconds).ok()?),
+        Value::String(text) => match text.strip_suffix("ms") {
+            Some(number) => Duration::from_millis(number.trim().parse().ok()?),
+            None => Duration::from_secs(text.strip_suffix('s')?.trim().parse().ok()?),
+        },
+        _ => return None,
+    };
+    (duration <= Duration::from_secs(3600)).then_some(duration)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shipped_file_shows_every_key_with_its_default() {
+        let shipped = include_str!("../packaging/config.toml");
+        // As shipped, nothing is set.
+        assert_eq!(Config::parse(shipped).unwrap(), (Config::default(), vec![]));
+        // With every commented key taken in, nothing changes either, and no key is missing.
+        let taken_in: String = shipped
+            .lines()
+            .map(|line| {
+                let key = line.trim_start_matches('#').trim_start();
+                let is_key = key.split_once('=').is_some_and(|(name, _)| {
+                    let name = name.trim();
+                    !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+                });
+                if line.starts_with('#') && (is_key || key.starts_with('[')) { key } else { line }
+            })
+            .collect::<Vec<_>>()
+            .join("\n");
+        assert_eq!(Config::parse(&taken_in).unwrap(), (Config::default(), vec![]));
+        let table: Table = taken_in.parse().unwrap();
+        for key in KEYS {
+            let found = match key.split_once('.') {
+                Some((outer, inner)) => table.get(outer).and_then(|table| table.get(inner)).is_some(),
+                None => table.contains_key(key),
+            };
+            assert!(found, "{key} is not in packaging/config.toml");
+        }
+    }
+
+    #[test]
+    fn values_are_taken() {
+        let text = "enabled = false\nlabels = \"never\"\n[placement]\npolicy = \"spread\"\n[wait]\nrelease = \"50ms\"\nlock = 3";
+        let (config, unknown) = Config::parse(text).unwrap();
+        assert!(!config.enabled && unknown.is_empty());
+        assert_eq!((config.labels, config.placement), (Labels::Never, Placement::Spread));
+        assert_eq!(
+            (config.waits.release, config.waits.lock),
+            (Duration::from_millis(50), Duration::from_secs(3))
+        );
+    }
+
+    #[test]
+    fn unknown_keys_are_named_and_bad_values_refused() {
+        let (_, unknown) = Config::parse("enable = true\n[wait]\nrelase = 1\n[x]\ny = 1").unwrap();
+        assert_eq!(
+            unknown,
+            [
+                "unknown key enable; did you mean enabled?",
+                "unknown key wait.relase; did you mean wait.release?",
+                "unknown key x.y"
+            ]
+        );
+        for (text, says) in [
+            ("enabled = \"yes\"", "enabled = \"yes\" must be true or false"),
+            ("[wait]\nudev = \"5m\"", "wait.udev = \"5m\" must be a time"),
+            ("[wait]\nudev = -1", "wait.udev = -1 must be a time"),
+            ("[placement]\npolicy = \"pakc\"", "placement.policy = \"pakc\" must be \"pack\" or \"spread\""),
+            ("enabled = true\nlabels = = 1", "line 2:"),
+        ] {
+            let error = Config::parse(text).unwrap_err();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+}

@@ -1,0 +1,426 @@
+//! The only `use quick_xml`: one streaming pass over the domain's XML.
+
+use quick_xml::XmlVersion;
+use quick_xml::escape::resolve_predefined_entity;
+use quick_xml::events::{BytesRef, BytesStart, Event};
+use quick_xml::name::{Namespace, ResolveResult};
+use quick_xml::reader::NsReader;
+
+use super::wanted::Given;
+use super::{Domain, MdevHostdev, NAMESPACE, PciHostdev, Seclabel, Wanted};
+use crate::ids::{DomainUuid, MdevUuid};
+use crate::refusal::{Refusal, nearest};
+
+/// libvirt's own limit on the XML that its clients may send (`REMOTE_STRING_MAX`), in bytes.
+pub const MAX_XML: usize = 4 * 1024 * 1024;
+
+/// Domain XML is about ten levels deep; metadata of others may be deeper, but not without end.
+const MAX_DEPTH: usize = 256;
+
+const QEMU: &str = "http://libvirt.org/schemas/domain/qemu/1.0";
+
+/// Where in the document we are, as far as it concerns us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum At {
+    Domain,
+    Name,
+    Uuid,
+    Metadata,
+    OurDevices,
+    OurDevice,
+    OurLeaf,
+    Devices,
+    Hostdev,
+    Source,
+    Address,
+    Seclabel,
+    Label,
+    Imagelabel,
+    Commandline,
+    Elsewhere,
+}
+
+enum Hostdev {
+    Mdev { model: String, managed: bool, uuid: Option<MdevUuid> },
+    Pci { managed: bool, address: Option<String> },
+    Other,
+}
+
+#[derive(Default)]
+struct Found {
+    name: Option<String>,
+    uuid: Option<DomainUuid>,
+    wanted: Vec<Wanted>,
+    mdevs: Vec<MdevHostdev>,
+    pcis: Vec<PciHostdev>,
+    sysfsdevs: Vec<MdevUuid>,
+    seclabels: Vec<Seclabel>,
+    /// The hostdev that is open.
+    hostdev: Option<Hostdev>,
+    /// The `<qemu:arg>` before was `-device`.
+    device_follows: bool,
+    /// Text of the element that is open, if it is one whose text we want.
+    text: String,
+}
+
+pub(super) fn read(text: &str) -> Result<Domain, Refusal> {
+    let mut reader = NsReader::from_str(text);
+    reader.config_mut().expand_empty_elements = true;
+    let mut path: Vec<At> = Vec::new();
+    let mut found = Found::default();
+    let mut root_seen = false;
+    loop {
+        let event = match reader.read_event() {
+            Ok(event) => event,
+            Err(error) => return Err(malformed(&reader, &error)),
+        };
+        match event {
+            Event::Start(start) => {
+                if path.len() == MAX_DEPTH {
+                    return Err(Refusal::XmlTooDeep(MAX_DEPTH));
+                }
+                let at = match path.last() {
+                    None if root_seen => {
+                        return Err(malformed(&reader, &"a second element follows the domain"));
+                    }
+                    None => {
+                        root_seen = true;
+                        root(&reader, &start)?
+                    }
+                    Some(parent) => found.open(*parent, &reader, &start)?,
+                };
+                found.text.clear();
+                path.push(at);
+            }
+            Event::End(_) => {
+                if let Some(at) = path.pop() {
+                    found.close(at)?;
+                }
+            }
+            Event::Text(content) => {
+                found.add(
+                    path.last(),
+                    &content.xml10_content().map_err(|error| malformed(&reader, &error))?,
+                )?;
+            }
+            Event::CData(content) => {
+                found.add(
+                    path.last(),
+                    &content.xml10_content().map_err(|error| malformed(&reader, &error))?,
+                )?;
+            }
+            Event::GeneralRef(reference) => {
+                let mut buffer = [0; 4];
+                found.add(path.last(), resolve(&reader, &reference, &mut buffer)?)?;
+            }
+            Event::DocType(_) => return Err(Refusal::XmlDtd),
+            Event::Eof => break,
+            Event::Empty(_) | Event::Comment(_) | Event::Decl(_) | Event::PI(_) => {}
+        }
+    }
+    if !path.is_empty() {
+        return Err(malformed(&reader, &"it ends in the middle of an element"));
+    }
+    found.finish()
+}
+
+fn malformed(reader: &NsReader<&[u8]>, why: &dyn std::fmt::Display) -> Refusal {
+    Refusal::XmlMalformed { at: reader.buffer_position(), why: why.to_string() }
+}
+
+/// `&amp;` and its four siblings, and `&#…;`: XML without a DTD has no others.
+fn resolve<'b>(
+    reader: &NsReader<&[u8]>,
+    reference: &BytesRef<'_>,
+    buffer: &'b mut [u8; 4],
+) -> Result<&'b str, Refusal> {
+    match reference.resolve_char_ref() {
+        Ok(Some(c)) => return Ok(c.encode_utf8(buffer)),
+        Ok(None) => {}
+        Err(error) => return Err(malformed(reader, &error)),
+    }
+    let name = reference.decode().map_err(|error| malformed(reader, &error))?;
+    resolve_predefined_entity(&name)
+        .ok_or_else(|| malformed(reader, &format!("the entity &{name}; is not declared anywhere")))
+}
+
+fn root(reader: &NsReader<&[u8]>, start: &BytesStart<'_>) -> Result<At, Refusal> {
+    match reader.resolver().resolve_element(start.name()) {
+        (ResolveResult::Unbound, name) if name.as_ref() == b"domain" => Ok(At::Domain),
+        (_, name) => Err(Refusal::XmlNotADomain(String::from_utf8_lossy(name.as_ref()).into_owned())),
+    }
+}
+
+/// The XML attributes of an element, entities decoded, `xmlns` left out. With `ours`, attributes of foreign
+/// namespaces are left out too: they are not ours to judge.
+fn attributes(reader: &NsReader<&[u8]>, start: &BytesStart<'_>, ours: bool) -> Result<Given, Refusal> {
+    let mut given = Given::new();
+    for attribute in start.attributes() {
+        let attribute = attribute.map_err(|error| malformed(reader, &error))?;
+        if attribute.key.as_namespace_binding().is_some() {
+            continue;
+        }
+        let (namespace, local) = reader.resolver().resolve_attribute(attribute.key);
+        let foreign = match namespace {
+            ResolveResult::Unbound => false,
+            ResolveResult::Bound(Namespace(uri)) => uri != NAMESPACE.as_bytes(),
+            ResolveResult::Unknown(_) => true,
+        };
+        if foreign && ours {
+            continue;
+        }
+        let value =
+            attribute.normalized_value(XmlVersion::Implicit1_0).map_err(|error| malformed(reader, &error))?;
+        given.push((String::from_utf8_lossy(local.as_ref()).into_owned(), value.into_owned()));
+    }
+    Ok(given)
+}
+
+fn value<'a>(given: &'a Given, name: &str) -> Option<&'a str> {
+    given.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+}
+
+impl Found {
+    /// An element begins below `parent`.
+    fn open(&mut self, parent: At, reader: &NsReader<&[u8]>, start: &BytesStart<'_>) -> Result<At, Refusal> {
+        let local = start.local_name();
+        let local = local.as_ref();
+        let at = match (parent, local) {
+            (At::Domain, b"name") => At::Name,
+            (At::Domain, b"uuid") => At::Uuid,
+            (At::Domain, b"metadata") => At::Metadata,
+            (At::Domain, b"devices") => At::Devices,
+            (At::Domain, b"seclabel") => {
+                let given = attributes(reader, start, false)?;
+                self.seclabels.push(Seclabel {
+                    kind: value(&given, "type").unwrap_or_default().to_owned(),
+                    model: value(&given, "model").map(str::to_owned),
+                    relabel: value(&given, "relabel") != Some("no"),
+                    ..Seclabel::default()
+                });
+                At::Seclabel
+            }
+            (At::Seclabel, b"label") => At::Label,
+            (At::Seclabel, b"imagelabel") => At::Imagelabel,
+            (At::Domain, b"commandline") if in_namespace(reader, start, QEMU) => At::Commandline,
+            (At::Commandline, b"arg") => {
+                self.argument(value(&attributes(reader, start, false)?, "value").unwrap_or_default());
+                At::Elsewhere
+            }
+            (At::Devices, b"hostdev") => {
+                self.hostdev = Some(hostdev(&attributes(reader, start, false)?));
+                At::Hostdev
+            }
+            (At::Hostdev, b"source") => At::Source,
+            (At::Source, b"address") => {
+                self.address(&attributes(reader, start, false)?)?;
+                At::Address
+            }
+            (At::Metadata, _) if in_namespace(reader, start, NAMESPACE) => {
+                self.our_devices(reader, start)?;
+                At::OurDevices
+            }
+            // An element without a namespace below ours can only be meant as ours: `virsh metadata --set` leaves
+            // the children of what it is given without one.
+            (At::OurDevices | At::OurDevice | At::OurLeaf, _)
+                if in_namespace(reader, start, NAMESPACE) || in_namespace(reader, start, "") =>
+            {
+                self.our_element(parent, reader, start)?
+            }
+            _ => At::Elsewhere,
+        };
+        Ok(at)
+    }
+
+    fn our_devices(&self, reader: &NsReader<&[u8]>, start: &BytesStart<'_>) -> Result<(), Refusal> {
+        if start.local_name().as_ref() != b"devices" {
+            return Err(unknown_element("metadata", start, "devices"));
+        }
+        match attributes(reader, start, true)?.first() {
+            None => Ok(()),
+            Some((name, value)) => Err(Refusal::UnknownAttribute {
+                element: "devices".to_owned(),
+                attribute: name.clone(),
+                value: value.clone(),
+                meant: None,
+                known: "none".to_owned(),
+            }),
+        }
+    }
+
+    fn our_element(
+        &mut self,
+        parent: At,
+        reader: &NsReader<&[u8]>,
+        start: &BytesStart<'_>,
+    ) -> Result<At, Refusal> {
+        match (parent, start.local_name().as_ref()) {
+            (At::OurDevices, b"device") => {
+                let wanted = Wanted::parse(&attributes(reader, start, true)?)?;
+                if self.wanted.iter().any(|other| other.uuid == wanted.uuid) {
+                    return Err(Refusal::DuplicateUuid { uuid: wanted.uuid, element: "device" });
+                }
+                self.wanted.push(wanted);
+                Ok(At::OurDevice)
+            }
+            (At::OurDevices, _) => Err(unknown_element("devices", start, "device")),
+            (At::OurDevice, b"attribute") => {
+                if let Some(device) = self.wanted.last_mut() {
+                    device.add_attribute(&attributes(reader, start, true)?)?;
+                }
+                Ok(At::OurLeaf)
+            }
+            (At::OurDevice, b"argument") => {
+                let device = self.wanted.last().map(|wanted| wanted.uuid.to_string()).unwrap_or_default();
+                Err(Refusal::ArgumentNotHere { device })
+            }
+            (At::OurDevice, _) => Err(unknown_element("device", start, "attribute")),
+            _ => Err(unknown_element("attribute", start, "")),
+        }
+    }
+
+    fn add(&mut self, at: Option<&At>, text: &str) -> Result<(), Refusal> {
+        match at {
+            Some(At::Name | At::Uuid | At::Label | At::Imagelabel) => self.text.push_str(text),
+            Some(At::OurDevices | At::OurDevice | At::OurLeaf) if !text.trim().is_empty() => {
+                return Err(Refusal::StrayText(text.trim().to_owned()));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// An element ends.
+    fn close(&mut self, at: At) -> Result<(), Refusal> {
+        match at {
+            At::Name => self.name = Some(std::mem::take(&mut self.text)),
+            At::Uuid => {
+                let text = std::mem::take(&mut self.text);
+                let uuid = DomainUuid::parse(text.trim()).map_err(|bad| Refusal::BadValue {
+                    element: "uuid".to_owned(),
+                    attribute: String::new(),
+                    value: text,
+                    why: bad.to_string(),
+                })?;
+                self.uuid = Some(uuid);
+            }
+            At::Label | At::Imagelabel => {
+                let text = std::mem::take(&mut self.text);
+                if let Some(seclabel) = self.seclabels.last_mut() {
+                    *(if at == At::Label { &mut seclabel.label } else { &mut seclabel.imagelabel }) =
+                        Some(text);
+                }
+            }
+            At::Hostdev => self.end_hostdev()?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn address(&mut self, given: &Given) -> Result<(), Refusal> {
+        match &mut self.hostdev {
+            Some(Hostdev::Mdev { uuid, .. }) => {
+                let text = value(given, "uuid").unwrap_or_default();
+                let parsed = MdevUuid::parse(text).map_err(|bad| Refusal::BadValue {
+                    element: "address".to_owned(),
+                    attribute: "uuid".to_owned(),
+                    value: text.to_owned(),
+                    why: bad.to_string(),
+                })?;
+                *uuid = Some(parsed);
+            }
+            Some(Hostdev::Pci { address, .. }) => *address = pci_address(given),
+            Some(Hostdev::Other) | None => {}
+        }
+        Ok(())
+    }
+
+    fn end_hostdev(&mut self) -> Result<(), Refusal> {
+        match self.hostdev.take() {
+            Some(Hostdev::Mdev { uuid: Some(uuid), model, managed }) => {
+                if self.mdevs.iter().any(|other| other.uuid == uuid) {
+                    return Err(Refusal::DuplicateUuid { uuid, element: "hostdev" });
+                }
+                self.mdevs.push(MdevHostdev { uuid, model, managed });
+            }
+            Some(Hostdev::Pci { address: Some(address), managed }) => {
+                self.pcis.push(PciHostdev { address, managed });
+            }
+            // libvirt refuses a hostdev without an address by itself.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// `-device vfio-pci,sysfsdev=/sys/bus/mdev/devices/UUID`, or the same as QEMU's JSON.
+    fn argument(&mut self, value: &str) {
+        let is_device = std::mem::replace(&mut self.device_follows, matches!(value, "-device" | "--device"));
+        if !is_device {
+            return;
+        }
+        let path = if value.starts_with('{') {
+            serde_json::from_str::<serde_json::Value>(value)
+                .ok()
+                .and_then(|json| json.get("sysfsdev").and_then(|path| path.as_str()).map(str::to_owned))
+        } else {
+            value.split(',').find_map(|option| option.strip_prefix("sysfsdev=")).map(str::to_owned)
+        };
+        let uuid = path.and_then(|path| MdevUuid::parse(path.trim_end_matches('/').rsplit('/').next()?).ok());
+        if let Some(uuid) = uuid.filter(|uuid| !self.sysfsdevs.contains(uuid)) {
+            self.sysfsdevs.push(uuid);
+        }
+    }
+
+    fn finish(self) -> Result<Domain, Refusal> {
+        Ok(Domain {
+            name: self.name.filter(|name| !name.is_empty()).ok_or(Refusal::XmlLacks("name"))?,
+            uuid: self.uuid.ok_or(Refusal::XmlLacks("uuid"))?,
+            wanted: self.wanted,
+            mdevs: self.mdevs,
+            pcis: self.pcis,
+            sysfsdevs: self.sysfsdevs,
+            seclabels: self.seclabels,
+        })
+    }
+}
+
+fn in_namespace(reader: &NsReader<&[u8]>, start: &BytesStart<'_>, wanted: &str) -> bool {
+    match reader.resolver().resolve_element(start.name()).0 {
+        ResolveResult::Bound(Namespace(uri)) => uri == wanted.as_bytes(),
+        ResolveResult::Unbound => wanted.is_empty(),
+        ResolveResult::Unknown(_) => false,
+    }
+}
+
+fn unknown_element(parent: &str, start: &BytesStart<'_>, known: &'static str) -> Refusal {
+    let element = String::from_utf8_lossy(start.local_name().as_ref()).into_owned();
+    let meant = nearest(&element, [known]);
+    Refusal::UnknownElement { parent: parent.to_owned(), element, meant }
+}
+
+fn hostdev(given: &Given) -> Hostdev {
+    let managed = value(given, "managed") == Some("yes");
+    match (value(given, "mode"), value(given, "type")) {
+        (Some("subsystem"), Some("mdev")) => {
+            Hostdev::Mdev { model: value(given, "model").unwrap_or_default().to_owned(), managed, uuid: None }
+        }
+        (Some("subsystem"), Some("pci")) => Hostdev::Pci { managed, address: None },
+        _ => Hostdev::Other,
+    }
+}
+
+/// `<address domain='0x0000' bus='0x86' slot='0x00' function='0x4'/>` as sysfs writes it; libvirt takes hexadecimal,
+/// octal and decimal (`virStrToLong_uip` with base 0) and writes hexadecimal.
+fn pci_address(given: &Given) -> Option<String> {
+    let number = |name: &str, default: Option<&str>| {
+        let text = value(given, name).or(default)?;
+        match text.strip_prefix("0x") {
+            Some(hex) => u32::from_str_radix(hex, 16).ok(),
+            None if text.len() > 1 && text.starts_with('0') => u32::from_str_radix(text, 8).ok(),
+            None => text.parse().ok(),
+        }
+    };
+    let (domain, bus) = (number("domain", Some("0"))?, number("bus", None)?);
+    let (slot, function) = (number("slot", None)?, number("function", Some("0"))?);
+    Some(format!("{domain:04x}:{bus:02x}:{slot:02x}.{function:x}"))
+}

@@ -1,0 +1,171 @@
+//! Our own elements in `<metadata>`. A typo must not become a default, so what is not known here is refused by name.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{AttributeName, MdevUuid, Parent, TypeWish};
+use crate::refusal::{Refusal, nearest};
+
+/// A `<device>` of our metadata.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Joins the device to a hostdev or to a `sysfsdev=` argument.
+    pub uuid: MdevUuid,
+    /// A type's id or the vendor's name for it.
+    pub wish: TypeWish,
+    /// In order of preference; empty means any that offers the type.
+    pub parents: Vec<Parent>,
+    /// Which of several parents; `None` leaves it to the configuration.
+    pub placement: Option<Placement>,
+    /// Only parents on this node.
+    pub numa: Option<u32>,
+    /// Left alone at release, found and used at the next start.
+    pub keep: bool,
+    /// Another host may choose another parent than the ones named.
+    pub relocate: bool,
+    /// Driver attributes, written in this order after create.
+    pub attributes: Vec<Attribute>,
+}
+
+/// One driver attribute and what is written into it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attribute {
+    /// Relative to the device's directory.
+    pub name: AttributeName,
+    /// Without a newline at its end.
+    pub value: String,
+}
+
+/// Which of the parents that have room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Placement {
+    /// The fullest card that fits, so that others stay free for large types.
+    Pack,
+    /// The emptiest card, so that domains share as little as possible.
+    Spread,
+}
+
+impl Placement {
+    /// `pack` or `spread`.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "pack" => Some(Self::Pack),
+            "spread" => Some(Self::Spread),
+            _ => None,
+        }
+    }
+}
+
+const DEVICE: [&str; 7] = ["uuid", "type", "parent", "placement", "numa", "keep", "migrate"];
+const ATTRIBUTE: [&str; 2] = ["name", "value"];
+
+/// sysfs hands a driver one page at most (`PAGE_SIZE` in `fs/kernfs/file.c`), and a trailing newline may be added.
+const MAX_VALUE: usize = 4095;
+
+/// The XML attributes of one of our elements: local names and values, `xmlns` and foreign namespaces left out.
+pub(super) type Given = Vec<(String, String)>;
+
+impl Wanted {
+    /// A `<device>` from its XML attributes.
+    pub(super) fn parse(given: &Given) -> Result<Self, Refusal> {
+        let mut fields = Fields::new("device", given, &DEVICE)?;
+        let uuid = fields.required("uuid", |text| MdevUuid::parse(text).map_err(|bad| bad.to_string()))?;
+        // From here on the message can say which device.
+        fields.element = format!("device uuid=\"{uuid}\"");
+        let yes_or_no = |text: &str| match text {
+            "yes" => Ok(true),
+            "no" => Ok(false),
+            _ => Err("must be \"yes\" or \"no\"".to_owned()),
+        };
+        Ok(Self {
+            uuid,
+            wish: fields.required("type", |text| TypeWish::parse(text).map_err(|bad| bad.to_string()))?,
+            parents: fields.optional("parent", parse_parents)?.unwrap_or_default(),
+            placement: fields.optional("placement", |text| {
+                Placement::parse(text).ok_or_else(|| "must be \"pack\" or \"spread\"".to_owned())
+            })?,
+            numa: fields.optional("numa", |text| {
+                text.parse().map_err(|_| "must be the number of a NUMA node".to_owned())
+            })?,
+            keep: fields.optional("keep", yes_or_no)?.unwrap_or(false),
+            relocate: fields
+                .optional("migrate", |text| match text {
+                    "relocate" => Ok(true),
+                    "stay" => Ok(false),
+                    _ => Err("must be \"stay\" or \"relocate\"".to_owned()),
+                })?
+                .unwrap_or(false),
+            attributes: Vec::new(),
+        })
+    }
+
+    /// An `<attribute>` child of this device.
+    pub(super) fn add_attribute(&mut self, given: &Given) -> Result<(), Refusal> {
+        let mut fields = Fields::new("attribute", given, &ATTRIBUTE)?;
+        fields.element = format!("attribute of device {}", self.uuid);
+        let name =
+            fields.required("name", |text| AttributeName::parse(text).map_err(|bad| bad.to_string()))?;
+        let value = fields.required("value", |text| {
+            if text.len() > MAX_VALUE {
+                Err(format!("longer than the {MAX_VALUE} bytes that sysfs takes"))
+            } else {
+                Ok(text.to_owned())
+            }
+        })?;
+        self.attributes.push(Attribute { name, value });
+        Ok(())
+    }
+}
+
+/// Several parents are separated by blanks or commas, as in `parent="0000:86:00.0 0000:87:00.0"`.
+fn parse_parents(text: &str) -> Result<Vec<Parent>, String> {
+    let mut parents = Vec::new();
+    for word in text.split([' ', ',', '\t', '\n']).filter(|word| !word.is_empty()) {
+        let parent = Parent::parse(word).map_err(|bad| bad.to_string())?;
+        if !parents.contains(&parent) {
+            parents.push(parent);
+        }
+    }
+    if parents.is_empty() { Err("names no parent".to_owned()) } else { Ok(parents) }
+}
+
+struct Fields<'a> {
+    element: String,
+    given: &'a Given,
+}
+
+impl<'a> Fields<'a> {
+    fn new(element: &str, given: &'a Given, known: &[&str]) -> Result<Self, Refusal> {
+        match given.iter().find(|(name, _)| !known.contains(&name.as_str())) {
+            Some((name, value)) => Err(Refusal::UnknownAttribute {
+                element: element.to_owned(),
+                attribute: name.clone(),
+                value: value.clone(),
+                meant: nearest(name, known.iter().copied()),
+                known: known.join(", "),
+            }),
+            None => Ok(Self { element: element.to_owned(), given }),
+        }
+    }
+
+    fn optional<T>(
+        &self,
+        name: &str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, Refusal> {
+        let Some((_, value)) = self.given.iter().find(|(given, _)| given == name) else { return Ok(None) };
+        parse(value).map(Some).map_err(|why| Refusal::BadValue {
+            element: self.element.clone(),
+            attribute: name.to_owned(),
+            value: value.clone(),
+            why,
+        })
+    }
+
+    fn required<T>(&self, name: &str, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, Refusal> {
+        self.optional(name, parse)?.ok_or_else(|| Refusal::MissingAttribute {
+            element: self.element.clone(),
+            attribute: name.to_owned(),
+        })
+    }
+}

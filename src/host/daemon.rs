@@ -1,0 +1,54 @@
+//! The daemon that called the hook, by pid and start time: a pid alone may belong to somebody else by now.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Host, sysfs};
+
+/// A process that cannot be mistaken for a later one with the same pid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its pid.
+    pub pid: i32,
+    /// Field 22 of `/proc/<pid>/stat`, in clock ticks since boot.
+    pub start_time: u64,
+}
+
+/// Our parent: libvirt forks its hooks from the daemon itself (`virHookCall` → `virCommandRun`).
+pub fn caller(host: &Host) -> Option<Process> {
+    let pid = rustix::process::getppid()?.as_raw_nonzero().get();
+    Some(Process { pid, start_time: start_time(host, pid)? })
+}
+
+/// Whether this very process still runs.
+pub fn is_alive(host: &Host, process: Process) -> bool {
+    start_time(host, process.pid) == Some(process.start_time)
+}
+
+fn start_time(host: &Host, pid: i32) -> Option<u64> {
+    let stat = sysfs::read(&host.path(&format!("proc/{pid}/stat"))).ok()?;
+    // The second field is the program's name in parentheses, and may itself hold blanks and parentheses.
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_whitespace().nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_itself_and_not_another_of_the_same_pid() {
+        let host = Host::real();
+        let caller = caller(&host).unwrap();
+        assert!(is_alive(&host, caller));
+        assert!(!is_alive(&host, Process { start_time: caller.start_time + 1, ..caller }));
+    }
+
+    #[test]
+    fn a_program_may_call_itself_anything() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("proc/7")).unwrap();
+        let stat = "7 (a) b 1 2) S 1 7 7 0 -1 4194560 100 0 0 0 1 2 0 0 20 0 1 0 4711 1000 10";
+        std::fs::write(dir.path().join("proc/7/stat"), stat).unwrap();
+        assert_eq!(start_time(&Host::at(dir.path()), 7), Some(4711));
+    }
+}

@@ -1,0 +1,58 @@
+//! The only `use udev`: waiting until udev has dealt with the nodes of new devices.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::{Host, sysfs};
+use crate::ids::MdevUuid;
+
+/// Hears what udev has finished, from before the devices were made, so that nothing is missed.
+pub struct Watch {
+    socket: udev::MonitorSocket,
+}
+
+impl Watch {
+    /// Starts to listen. `None` where no udevd runs, as in a container: nobody would ever answer.
+    pub fn start(host: &Host) -> Option<Self> {
+        if !sysfs::exists(&host.path("run/udev/control")) {
+            return None;
+        }
+        let listen = || udev::MonitorBuilder::new()?.match_subsystem("vfio")?.listen();
+        match listen() {
+            Ok(socket) => Some(Self { socket }),
+            Err(error) => {
+                log::warn!("cannot listen to udev, not waiting for it: {error}");
+                None
+            }
+        }
+    }
+
+    /// Waits until udev has dealt with the VFIO group of each device, or until `limit` has passed; says whether it
+    /// has.
+    pub fn wait(self, host: &Host, devices: &[MdevUuid], limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        let mut groups: Vec<String> = devices
+            .iter()
+            .filter_map(|device| {
+                sysfs::link_name(&host.path(&format!("sys/bus/mdev/devices/{device}/iommu_group"))).ok()?
+            })
+            .collect();
+        loop {
+            for event in self.socket.iter() {
+                if event.event_type() == udev::EventType::Add {
+                    groups.retain(|group| event.sysname() != group.as_str());
+                }
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if groups.is_empty() || left.is_zero() {
+                return groups.is_empty();
+            }
+            let timeout = Timespec::try_from(left).ok();
+            // An interrupted poll is a poll that found nothing: the loop asks again.
+            let _ =
+                poll(&mut [PollFd::from_borrowed_fd(self.socket.as_fd(), PollFlags::IN)], timeout.as_ref());
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! A domain says in its XML which mediated devices it wants; this makes them exist just before QEMU needs them, and
+//! takes them away when the domain has gone. There is no daemon: libvirt's qemu hook calls a small program.
+//!
+//! ```text
+//! argv + XML ──► Event, Domain ──► Requests ──► Plan (Steps) ──► execute ──► Record
+//! ```
+//!
+//! The modules stand in the order of that flow. Everything up to [`plan`] is pure; [`step::Step`] is the only thing
+//! that passes from thought to effect; effects live in [`host`], the [`record`] and the doors.
+
+pub mod ids;
+pub mod refusal;
+pub mod words;
+
+pub mod backend;
+pub mod config;
+pub mod domain;
+pub mod event;
+pub mod execute;
+pub mod host;
+pub mod placement;
+pub mod plan;
+pub mod record;
+pub mod request;
+pub mod seen;
+pub mod step;
+
+pub mod cli;
+pub mod hook;

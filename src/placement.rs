@@ -1,0 +1,92 @@
+//! Which parent: an order of the offers that have room. Pure.
+
+use std::collections::BTreeMap;
+
+use crate::domain::Placement;
+use crate::seen::Offer;
+use crate::step::Place;
+
+/// Devices that the plan has put somewhere already but that the host does not show yet.
+pub type Taken = BTreeMap<Place, u32>;
+
+/// What is left of an offer after what the plan has taken of it. Types of one parent share a pool whose rules only
+/// the driver knows, so this counts takings of the same type only; whether there is room is decided by the write.
+pub fn left(offer: &Offer, taken: &Taken) -> u32 {
+    offer.free.saturating_sub(taken.get(&offer.place).copied().unwrap_or(0))
+}
+
+/// The offers that have room, best first.
+///
+/// Cards are compared, not parents: on SR-IOV cards each virtual function is a parent with one place, and filling
+/// "one parent" there would say nothing. Within a card the first parent by name is taken.
+pub fn order<'a>(offers: &'a [Offer], placement: Placement, taken: &Taken) -> Vec<&'a Offer> {
+    let mut room: BTreeMap<&str, u32> = BTreeMap::new();
+    for offer in offers {
+        *room.entry(&offer.card).or_default() += left(offer, taken);
+    }
+    let mut fitting: Vec<&Offer> = offers.iter().filter(|offer| left(offer, taken) > 0).collect();
+    fitting.sort_by_key(|offer| {
+        let room = i64::from(room.get(offer.card.as_str()).copied().unwrap_or(0));
+        let rank = match placement {
+            Placement::Pack => room,
+            Placement::Spread => -room,
+        };
+        (rank, &offer.card, &offer.place)
+    });
+    fitting
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Backend;
+    use crate::ids::{Match, Parent, TypeId};
+
+    fn offer(parent: &str, card: &str, free: u32) -> Offer {
+        Offer {
+            place: Place {
+                backend: Backend::Mdev,
+                parent: Parent::parse(parent).unwrap(),
+                kind: TypeId::parse("t").unwrap(),
+            },
+            fit: Match::Id,
+            name: None,
+            api: "vfio-pci".to_owned(),
+            free,
+            max: None,
+            card: card.to_owned(),
+            numa: None,
+            holders: vec![],
+        }
+    }
+
+    fn names(offers: &[&Offer]) -> Vec<String> {
+        offers.iter().map(|offer| offer.place.parent.to_string()).collect()
+    }
+
+    #[test]
+    fn pack_takes_the_fullest_card_that_fits_and_spread_the_emptiest() {
+        let offers = [offer("a", "a", 4), offer("b", "b", 1), offer("c", "c", 0), offer("d", "d", 9)];
+        assert_eq!(names(&order(&offers, Placement::Pack, &Taken::new())), ["b", "a", "d"]);
+        assert_eq!(names(&order(&offers, Placement::Spread, &Taken::new())), ["d", "a", "b"]);
+    }
+
+    #[test]
+    fn what_the_plan_took_counts() {
+        let offers = [offer("a", "a", 1), offer("b", "b", 2)];
+        let taken = Taken::from([(offers[0].place.clone(), 1)]);
+        assert_eq!(names(&order(&offers, Placement::Pack, &taken)), ["b"]);
+    }
+
+    #[test]
+    fn virtual_functions_count_as_their_card() {
+        let offers = [
+            offer("gpu1-vf1", "gpu1", 1),
+            offer("gpu1-vf2", "gpu1", 1),
+            offer("gpu2-vf1", "gpu2", 0),
+            offer("gpu2-vf2", "gpu2", 1),
+        ];
+        assert_eq!(names(&order(&offers, Placement::Pack, &Taken::new()))[0], "gpu2-vf2");
+        assert_eq!(names(&order(&offers, Placement::Spread, &Taken::new()))[0], "gpu1-vf1");
+    }
+}

@@ -1,0 +1,291 @@
+//! (requests, what is seen) → [`Plan`]: pure, and everything is judged before the first write.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::domain::{Placement, Wanted};
+use crate::placement::{self, Taken};
+use crate::refusal::{Refusal, nearest};
+use crate::request::Request;
+use crate::seen::{Existing, Holder, Offer, Seen, Sight};
+use crate::step::{Place, Step};
+use crate::words::{list, printable};
+
+/// A step and why it is this one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Planned {
+    /// What is done.
+    #[serde(flatten)]
+    pub step: Step,
+    /// Why so; empty where there was nothing to choose.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub why: String,
+}
+
+/// What an event does, in order.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    /// The steps.
+    pub steps: Vec<Planned>,
+    /// What the author may not expect.
+    pub notes: Vec<String>,
+}
+
+/// What prepare does: all devices are created, then their attributes are written in order.
+pub fn prepare(requests: &[Request], seen: &Seen, default: Placement) -> Result<Plan, Refusal> {
+    let mut plan = Plan::default();
+    let mut attributes = Vec::new();
+    let mut taken = Taken::new();
+    for (request, sight) in requests.iter().zip(&seen.sights) {
+        if let Some(owner) = &sight.owner {
+            return Err(Refusal::ClaimedByOther { uuid: request.device.clone(), owner: owner.name.clone() });
+        }
+        let kept = seen.kept.iter().any(|(device, place)| {
+            *device == request.device
+                && sight.existing.as_ref().is_some_and(|existing| existing.place == *place)
+        });
+        let planned = match (&sight.existing, &request.wanted) {
+            (Some(existing), wanted) => found(request, existing, wanted.as_ref(), kept)?,
+            (None, Some(wanted)) => create(request, wanted, sight, default, &mut taken)?,
+            // Only the hostdev names it, and it is not there: libvirt says so, and nothing is ours to do.
+            (None, None) => continue,
+        };
+        if let Some(wanted) = &request.wanted {
+            if matches!(planned.step, Step::Use { .. }) {
+                if !wanted.attributes.is_empty() {
+                    plan.notes.push(format!(
+                        "the attributes of {} are not written: somebody else made the device",
+                        request.device
+                    ));
+                }
+            } else {
+                attributes.extend(wanted.attributes.iter().map(|attribute| Planned {
+                    step: Step::Attribute {
+                        device: request.device.clone(),
+                        name: attribute.name.clone(),
+                        value: attribute.value.clone(),
+                    },
+                    why: String::new(),
+                }));
+            }
+            if !request.opened {
+                plan.notes.push(format!(
+                    "no <hostdev> and no sysfsdev= argument names {}: the domain will not open it by itself",
+                    request.device
+                ));
+            }
+        }
+        plan.steps.push(planned);
+    }
+    plan.steps.append(&mut attributes);
+    Ok(plan)
+}
+
+/// The device is there already.
+fn found(
+    request: &Request,
+    existing: &Existing,
+    wanted: Option<&Wanted>,
+    kept: bool,
+) -> Result<Planned, Refusal> {
+    let (device, place) = (request.device.clone(), existing.place.clone());
+    if let Some(wanted) = wanted {
+        let fits = wanted.wish.matches(&place.kind, existing.name.as_deref()).is_some();
+        if !fits || !(wanted.parents.is_empty() || wanted.parents.contains(&place.parent)) {
+            let on = match wanted.parents.as_slice() {
+                [] => String::new(),
+                parents => {
+                    format!(" on {}", list(&parents.iter().map(ToString::to_string).collect::<Vec<_>>()))
+                }
+            };
+            return Err(Refusal::OtherDevice {
+                uuid: device,
+                kind: place.kind.to_string(),
+                parent: place.parent,
+                wanted: format!("{}{on}", printable(&wanted.wish.to_string())),
+            });
+        }
+    }
+    check_model(request, &place, &existing.api)?;
+    let keep = wanted.is_some_and(|wanted| wanted.keep);
+    Ok(if kept {
+        Planned { step: Step::Adopt { device, place, keep }, why: String::new() }
+    } else {
+        Planned { step: Step::Use { device, place }, why: "it is there already".to_owned() }
+    })
+}
+
+/// libvirt compares the two as well (`virHostdevPrepareMediatedDevices` → `virMediatedDeviceCheckModel`), but names
+/// neither the type nor what to write instead.
+fn check_model(request: &Request, place: &Place, api: &str) -> Result<(), Refusal> {
+    match &request.model {
+        Some(model) if !api.is_empty() && model != api => Err(Refusal::Model {
+            uuid: request.device.clone(),
+            model: model.clone(),
+            kind: place.kind.clone(),
+            parent: place.parent.clone(),
+            api: api.to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn create(
+    request: &Request,
+    wanted: &Wanted,
+    sight: &Sight,
+    default: Placement,
+    taken: &mut Taken,
+) -> Result<Planned, Refusal> {
+    let offers = fitting(wanted, sight)?;
+    let placement = wanted.placement.unwrap_or(default);
+    let mut ordered = placement::order(&offers, placement, taken);
+    if !wanted.parents.is_empty() {
+        // The author's own order of preference; a stable sort keeps nothing else of the placement.
+        ordered.sort_by_key(|offer| wanted.parents.iter().position(|parent| *parent == offer.place.parent));
+    }
+    let Some((best, rest)) = ordered.split_first() else {
+        return Err(no_room(wanted, &offers, sight, taken));
+    };
+    for offer in &ordered {
+        check_model(request, &offer.place, &offer.api)?;
+    }
+    let why = why(wanted, placement, best, rest.len(), placement::left(best, taken));
+    *taken.entry(best.place.clone()).or_default() += 1;
+    Ok(Planned {
+        step: Step::Create {
+            device: request.device.clone(),
+            place: best.place.clone(),
+            keep: wanted.keep,
+            otherwise: rest.iter().map(|offer| offer.place.clone()).collect(),
+        },
+        why,
+    })
+}
+
+fn why(wanted: &Wanted, placement: Placement, best: &Offer, others: usize, left: u32) -> String {
+    let name = best.name.as_ref().map(|name| format!("\"{}\", ", printable(name))).unwrap_or_default();
+    let reason = match (wanted.parents.as_slice(), others) {
+        ([_], _) => "the parent that the domain names".to_owned(),
+        ([], 0) => "the only parent that has room for it".to_owned(),
+        ([], others) => {
+            let (word, rank) = match placement {
+                Placement::Pack => ("pack", "fullest"),
+                Placement::Spread => ("spread", "emptiest"),
+            };
+            format!("{word}: the {rank} of {} that have room", others + 1)
+        }
+        (_, _) => "the first of the named parents that has room".to_owned(),
+    };
+    format!("{name}{left} left, {reason}")
+}
+
+/// The offers that come into question, or why there are none.
+fn fitting(wanted: &Wanted, sight: &Sight) -> Result<Vec<Offer>, Refusal> {
+    if sight.parents.is_empty() {
+        return Err(match sight.missing.first() {
+            Some(parent) => Refusal::NoSuchParent {
+                parent: parent.clone(),
+                path: ["/sys/class/mdev_bus", &parent.to_string()].iter().collect(),
+            },
+            None => Refusal::NoParents,
+        });
+    }
+    let Some(fit) = sight.offers.iter().map(|offer| offer.fit).min() else {
+        let names =
+            sight.known.iter().flat_map(|known| known.split('"').map(str::trim)).filter(|n| !n.is_empty());
+        return Err(Refusal::NoSuchType {
+            wish: wanted.wish.clone(),
+            parents: sight.parents.clone(),
+            known: sight.known.clone(),
+            meant: nearest(&wanted.wish.to_string(), names),
+        });
+    };
+    let offers: Vec<Offer> = sight.offers.iter().filter(|offer| offer.fit == fit).cloned().collect();
+    for offer in &offers {
+        let found: Vec<_> = offers
+            .iter()
+            .filter(|other| other.place.parent == offer.place.parent)
+            .map(|other| other.place.kind.clone())
+            .collect();
+        if found.len() > 1 {
+            return Err(Refusal::AmbiguousType {
+                wish: wanted.wish.clone(),
+                parent: offer.place.parent.clone(),
+                found,
+            });
+        }
+    }
+    match wanted.numa {
+        None => Ok(offers),
+        Some(numa) => {
+            let (here, elsewhere): (Vec<_>, Vec<_>) =
+                offers.into_iter().partition(|offer| offer.numa == Some(numa));
+            if here.is_empty() {
+                return Err(Refusal::NotOnNode {
+                    wish: wanted.wish.clone(),
+                    numa,
+                    elsewhere: elsewhere.iter().map(|offer| offer.place.parent.to_string()).collect(),
+                });
+            }
+            Ok(here)
+        }
+    }
+}
+
+fn no_room(wanted: &Wanted, offers: &[Offer], sight: &Sight, taken: &Taken) -> Refusal {
+    let parents: Vec<String> = offers.iter().map(|offer| offer.place.parent.to_string()).collect();
+    let free: u32 = offers.iter().map(|offer| offer.free).sum();
+    let max: Option<u32> = offers.iter().map(|offer| offer.max).sum();
+    let of = max.map(|max| format!(" of {max}")).unwrap_or_default();
+    let own: u32 = offers.iter().filter_map(|offer| taken.get(&offer.place)).sum();
+    let left = if own > 0 {
+        format!("{free}{of} left, and the domain's devices before this one take {own}")
+    } else {
+        let holders: Vec<&Holder> = offers.iter().flat_map(|offer| &offer.holders).collect();
+        match held_by(&holders) {
+            held if held.is_empty() => format!("{free}{of} left"),
+            held => format!("{free}{of} left, held by {held}"),
+        }
+    };
+    let hint = sight.elsewhere.iter().find(|offer| offer.free > 0).map(|offer| {
+        let named: Vec<String> = wanted.parents.iter().map(ToString::to_string).collect();
+        format!(
+            "{} has {} left; drop parent=\"{}\" to let virt-mdev choose",
+            offer.place.parent,
+            offer.free,
+            named.join(" ")
+        )
+    });
+    let kind = offers.first().map(|offer| offer.place.kind.to_string()).unwrap_or_default();
+    let what = if kind == wanted.wish.to_string() {
+        kind
+    } else {
+        format!("{} ({kind})", printable(&wanted.wish.to_string()))
+    };
+    Refusal::NoRoom { what, place: list(&parents), left, hint }
+}
+
+/// `vm1 (7), vm2 and 5 made by others`
+pub fn held_by(holders: &[&Holder]) -> String {
+    let mut domains: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut others = 0;
+    for holder in holders {
+        match &holder.domain {
+            Some(name) => *domains.entry(name).or_default() += holder.devices,
+            None => others += holder.devices,
+        }
+    }
+    let mut words: Vec<String> = domains
+        .iter()
+        .map(|(name, devices)| match devices {
+            1 => printable(name).to_string(),
+            more => format!("{} ({more})", printable(name)),
+        })
+        .collect();
+    if others > 0 {
+        words.push(format!("{others} made by others"));
+    }
+    list(&words)
+}

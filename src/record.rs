@@ -1,0 +1,474 @@
+//! What we have done to the host and must undo: the only state there is, and all that a release needs.
+//!
+//! ```text
+//! /run/virt-mdev/                    0755 root
+//!   domains/<domain uuid>.json       one domain's record; replaced whole, by rename
+//!   devices/<mdev uuid>              claim: a link whose target is the domain's uuid; made before the device is
+//!   by-name/<hash of the name>       index: a link whose target is the domain's uuid
+//!   locks/domain-00 … domain-ff      kernel locks, one of them for each domain
+//!   locks/card-00 … card-ff          kernel locks, one of them for each physical card
+//!   locks/claims                     kernel lock: held while a claim that nobody answers for is broken
+//! ```
+//! Claims and index are symbolic links because a link is made whole, exclusively and in one system call; they point
+//! at nothing and nobody follows them. `/run` is empty after a boot, and so is sysfs.
+//!
+//! A record stands before the first claim and goes after the last one, so a claim whose domain has no record is
+//! nobody's. Lock order: domain, card, claims.
+
+use std::fs::DirBuilder;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::OFlags;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::host::daemon::Process;
+use crate::host::lock::{self, Lock};
+use crate::host::{Host, Trouble, open};
+use crate::ids::{DomainUuid, MdevUuid};
+use crate::seen::Owner;
+use crate::step::{Place, Step};
+
+/// Version of the record's format. A record of another version is set aside and never guessed at.
+pub const VERSION: u32 = 1;
+
+const BASE: &str = "run/virt-mdev";
+
+/// A record holds a few lines for each device; a file beyond this is none of ours.
+const MAX_RECORD: u64 = 1024 * 1024;
+
+/// How far the domain has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Prepare has not ended: what there is is undone whole.
+    Preparing,
+    /// Prepare has ended.
+    Prepared,
+    /// libvirt is about to fork QEMU.
+    Starting,
+    /// The domain runs.
+    Running,
+    /// A release has begun and has not ended.
+    Releasing,
+    /// The domain is gone; only devices with `keep` are left.
+    Kept,
+}
+
+/// How far a step has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Written down, and perhaps done: whoever finds this looks at the host.
+    Intended,
+    /// Done.
+    Done,
+    /// Being undone, and perhaps undone.
+    Undoing,
+    /// A device of an earlier run that `keep` has left.
+    Kept,
+}
+
+/// Who answers for a device: while that one lives, nobody else may take it away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "who", rename_all = "lowercase")]
+pub enum Answers {
+    /// The daemon that starts the domain, from prepare until started.
+    Starting(Process),
+    /// The domain itself.
+    Running,
+}
+
+/// A step of the record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// What.
+    pub step: Step,
+    /// How far.
+    pub state: State,
+    /// Who answers for the device; only where the step is about a whole device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answers: Option<Answers>,
+}
+
+/// A domain as the record names it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Named {
+    /// UUID.
+    pub uuid: DomainUuid,
+    /// Name at the last prepare.
+    pub name: String,
+}
+
+/// What was intended and done for a domain, in order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The domain.
+    pub domain: Named,
+    /// How far it has come.
+    pub phase: Phase,
+    /// The steps.
+    pub steps: Vec<Entry>,
+}
+
+impl Record {
+    /// The devices of this domain: each once, with where it is, whether we made it, and how far that has come.
+    pub fn devices(&self) -> impl Iterator<Item = (&MdevUuid, &Place, bool, State)> {
+        self.steps.iter().filter_map(|entry| match &entry.step {
+            Step::Create { device, place, .. } | Step::Adopt { device, place, .. } => {
+                Some((device, place, true, entry.state))
+            }
+            Step::Use { device, place } => Some((device, place, false, entry.state)),
+            Step::Attribute { .. } | Step::Destroy { .. } => None,
+        })
+    }
+}
+
+/// All records of a host.
+#[derive(Debug, Clone)]
+pub struct Records {
+    base: PathBuf,
+}
+
+/// Name of an entry in the index: nobody can choose two names with the same one.
+fn hash(text: &str) -> Uuid {
+    Uuid::new_v5(&Uuid::NAMESPACE_OID, text.as_bytes())
+}
+
+/// One of 256 lock files: a bounded set, so that they can stay for ever.
+fn bucket(text: &str) -> String {
+    let hash = hash(text);
+    let [first, ..] = hash.as_bytes();
+    format!("{first:02x}")
+}
+
+impl Records {
+    /// The records of this host.
+    pub fn new(host: &Host) -> Self {
+        Self { base: host.path(BASE) }
+    }
+
+    fn file(&self, domain: &DomainUuid) -> PathBuf {
+        self.base.join(format!("domains/{domain}.json"))
+    }
+
+    fn claim(&self, device: &MdevUuid) -> PathBuf {
+        self.base.join(format!("devices/{device}"))
+    }
+
+    fn index(&self, name: &str) -> PathBuf {
+        self.base.join(format!("by-name/{}", hash(name)))
+    }
+
+    /// Whether a domain has a record: one system call, which is all that a domain without devices costs.
+    pub fn has(&self, domain: &DomainUuid) -> bool {
+        crate::host::sysfs::exists(&self.file(domain))
+    }
+
+    /// The domain that was recorded under this name, for a release whose XML gave no UUID.
+    pub fn by_name(&self, name: &str) -> Option<DomainUuid> {
+        let uuid = link_text(&self.index(name)).and_then(|text| DomainUuid::parse(&text).ok())?;
+        self.read(&uuid).ok().flatten().filter(|record| record.domain.name == name).map(|_| uuid)
+    }
+
+    /// A record as it is now, without a lock: records are replaced whole.
+    pub fn read(&self, domain: &DomainUuid) -> Result<Option<Record>, Trouble> {
+        read_record(&self.file(domain), domain)
+    }
+
+    /// All domains that have a record.
+    pub fn domains(&self) -> Vec<DomainUuid> {
+        let names = crate::host::sysfs::names(&self.base.join("domains")).unwrap_or_default();
+        names.iter().filter_map(|name| DomainUuid::parse(name.strip_suffix(".json")?).ok()).collect()
+    }
+
+    /// The domain whose claim on a device stands, with its name.
+    pub fn owner(&self, device: &MdevUuid) -> Option<Owner> {
+        let uuid = link_text(&self.claim(device)).and_then(|text| DomainUuid::parse(&text).ok())?;
+        let record = self.read(&uuid).ok().flatten()?;
+        Some(Owner { uuid, name: record.domain.name })
+    }
+
+    /// Takes the lock of a physical card, which is held while a place on it is chosen and taken.
+    pub fn lock_card(&self, card: &str, limit: Duration) -> Result<Lock, Trouble> {
+        lock::take(&self.base.join(format!("locks/card-{}", bucket(card))), limit)
+    }
+
+    /// Takes a domain's lock and reads its record. The guard is the only way to change either.
+    pub fn lock(&self, domain: &DomainUuid, limit: Duration) -> Result<Guard<'_>, Trouble> {
+        self.make_directories()?;
+        let lock =
+            lock::take(&self.base.join(format!("locks/domain-{}", bucket(&domain.to_string()))), limit)?;
+        let file = self.file(domain);
+        let record = match read_record(&file, domain) {
+            Ok(record) => record,
+            Err(trouble) => {
+                // Never trusted, never a reason to fail, and kept for whoever wants to know what it was.
+                let aside = file.with_extension("damaged");
+                log::warn!("record set aside as {}: {trouble}", aside.display());
+                std::fs::rename(&file, &aside).map_err(|error| Trouble::new("set aside", &file, error))?;
+                None
+            }
+        };
+        Ok(Guard { records: self, uuid: domain.clone(), record, _lock: lock })
+    }
+
+    fn make_directories(&self) -> Result<(), Trouble> {
+        if crate::host::sysfs::exists(&self.base.join("locks")) {
+            return Ok(());
+        }
+        for directory in ["", "domains", "devices", "by-name", "locks"] {
+            let path = self.base.join(directory);
+            match DirBuilder::new().mode(0o755).create(&path) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(Trouble::new("make the directory", &path, error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A domain's record under its lock.
+#[derive(Debug)]
+pub struct Guard<'a> {
+    records: &'a Records,
+    uuid: DomainUuid,
+    record: Option<Record>,
+    _lock: Lock,
+}
+
+impl Guard<'_> {
+    /// The record, if the domain has one.
+    pub fn record(&self) -> Option<&Record> {
+        self.record.as_ref()
+    }
+
+    /// The domain.
+    pub fn domain(&self) -> &DomainUuid {
+        &self.uuid
+    }
+
+    /// The steps; none without a record.
+    pub fn steps(&self) -> &[Entry] {
+        self.record.as_ref().map_or(&[], |record| &record.steps)
+    }
+
+    /// Begins a run of this domain: what an earlier run kept stays in the record.
+    pub fn begin(&mut self, name: &str) -> Result<(), Trouble> {
+        let domain = Named { uuid: self.uuid.clone(), name: name.to_owned() };
+        let steps = self.record.take().map(|record| {
+            if record.domain.name != name {
+                remove_if_there(&self.records.index(&record.domain.name));
+            }
+            record.steps
+        });
+        self.record = Some(Record {
+            version: VERSION,
+            domain,
+            phase: Phase::Preparing,
+            steps: steps.unwrap_or_default(),
+        });
+        self.save()?;
+        replace_link(&self.records.index(name), &self.uuid.to_string())
+    }
+
+    /// Writes down what is about to be done, and all that has been done so far.
+    pub fn intend(&mut self, step: Step, answers: Option<Answers>) -> Result<(), Trouble> {
+        if let Some(record) = &mut self.record {
+            record.steps.push(Entry { step, state: State::Intended, answers });
+        }
+        self.save()
+    }
+
+    /// The last step is done. Reaches the disk with the next save: if we die before, the step stands as intended,
+    /// as it would have if we had died a moment earlier.
+    pub fn done(&mut self) {
+        if let Some(last) = self.record.as_mut().and_then(|record| record.steps.last_mut()) {
+            last.state = State::Done;
+        }
+    }
+
+    /// Forgets the last step, which has not changed anything.
+    pub fn forget_last(&mut self) {
+        if let Some(record) = &mut self.record {
+            record.steps.pop();
+        }
+    }
+
+    /// Changes a step's state, and saves.
+    pub fn mark(&mut self, at: usize, state: State) -> Result<(), Trouble> {
+        if let Some(entry) = self.record.as_mut().and_then(|record| record.steps.get_mut(at)) {
+            entry.state = state;
+        }
+        self.save()
+    }
+
+    /// Replaces the step of a device that was kept, or gives it back.
+    pub fn replace(
+        &mut self,
+        at: usize,
+        step: Step,
+        state: State,
+        answers: Option<Answers>,
+    ) -> Result<(), Trouble> {
+        if let Some(entry) = self.record.as_mut().and_then(|record| record.steps.get_mut(at)) {
+            *entry = Entry { step, state, answers };
+        }
+        self.save()
+    }
+
+    /// Takes a step out; reaches the disk with the next save.
+    pub fn remove(&mut self, at: usize) {
+        if let Some(record) = self.record.as_mut().filter(|record| at < record.steps.len()) {
+            record.steps.remove(at);
+        }
+    }
+
+    /// The domain has come to this phase; `answers` from here on for all devices that are not kept.
+    pub fn advance(&mut self, phase: Phase, answers: Option<Answers>) -> Result<(), Trouble> {
+        if let Some(record) = &mut self.record {
+            record.phase = phase;
+            for entry in record.steps.iter_mut().filter(|entry| entry.state != State::Kept) {
+                if entry.answers.is_some() && answers.is_some() {
+                    entry.answers = answers;
+                }
+            }
+        }
+        self.save()
+    }
+
+    /// The run is over: without steps the record goes, and the index with it.
+    pub fn end(&mut self) -> Result<(), Trouble> {
+        match &mut self.record {
+            Some(record) if record.steps.is_empty() => {
+                remove_if_there(&self.records.index(&record.domain.name));
+                let file = self.records.file(&self.uuid);
+                self.record = None;
+                match std::fs::remove_file(&file) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        Err(Trouble::new("remove", &file, error))
+                    }
+                    _ => Ok(()),
+                }
+            }
+            Some(record) => {
+                if record.steps.iter().all(|entry| entry.state == State::Kept) {
+                    record.phase = Phase::Kept;
+                }
+                self.save()
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Claims a device for this domain. `Ok(Some)` names the domain that has it already.
+    pub fn claim(&self, device: &MdevUuid, limit: Duration) -> Result<Option<Owner>, Trouble> {
+        let claim = self.records.claim(device);
+        let make = || symlink(self.uuid.to_string(), &claim);
+        match make() {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            other => {
+                return other.map(|()| None).map_err(|error| Trouble::new("make the claim", &claim, error));
+            }
+        }
+        if self.owns(device) {
+            return Ok(None);
+        }
+        if let Some(owner) = self.records.owner(device) {
+            return Ok(Some(owner));
+        }
+        // Nobody's: broken by one process at a time, which looks once more, because a second one that unlinked
+        // after the first had made its own claim would take that.
+        let _lock = lock::take(&self.records.base.join("locks/claims"), limit)?;
+        if let Some(owner) = self.records.owner(device) {
+            return Ok(Some(owner));
+        }
+        remove_if_there(&claim);
+        make().map(|()| None).map_err(|error| Trouble::new("make the claim", &claim, error))
+    }
+
+    /// Whether this domain has claimed the device.
+    pub fn owns(&self, device: &MdevUuid) -> bool {
+        link_text(&self.records.claim(device)).is_some_and(|text| text == self.uuid.to_string())
+    }
+
+    /// Lets go of a claim, if it is this domain's.
+    pub fn unclaim(&self, device: &MdevUuid) {
+        if self.owns(device) {
+            remove_if_there(&self.records.claim(device));
+        }
+    }
+
+    fn save(&self) -> Result<(), Trouble> {
+        let Some(record) = &self.record else { return Ok(()) };
+        let file = self.records.file(&self.uuid);
+        let trouble = |error: io::Error| Trouble::new("write the record", &file, error);
+        let json = serde_json::to_vec(record).map_err(|error| trouble(error.into()))?;
+        // One writer at a time, the lock's holder; so one name is enough, and a dead writer's file is overwritten.
+        let temporary = file.with_extension("new");
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
+        let mut new = open(&temporary, flags).map_err(trouble)?;
+        new.write_all(&json).map_err(trouble)?;
+        std::fs::rename(&temporary, &file).map_err(trouble)
+    }
+}
+
+fn read_record(file: &Path, domain: &DomainUuid) -> Result<Option<Record>, Trouble> {
+    let trouble = |error: io::Error| Trouble::new("use the record", file, error);
+    let opened = match open(file, OFlags::RDONLY | OFlags::NONBLOCK) {
+        Ok(opened) => opened,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(trouble(error)),
+    };
+    let metadata = opened.metadata().map_err(trouble)?;
+    let other = |why: &str| trouble(io::Error::other(why.to_owned()));
+    if !metadata.is_file() {
+        return Err(other("it is not a file"));
+    }
+    if metadata.uid() != rustix::process::geteuid().as_raw() && metadata.uid() != 0 {
+        return Err(other("it belongs to another user"));
+    }
+    if metadata.len() > MAX_RECORD {
+        return Err(other("it is larger than any record"));
+    }
+    let mut json = Vec::new();
+    opened.take(MAX_RECORD).read_to_end(&mut json).map_err(trouble)?;
+    let record: Record = serde_json::from_slice(&json).map_err(|error| other(&error.to_string()))?;
+    if record.version != VERSION {
+        return Err(other(&format!("its version is {}, and this program's is {VERSION}", record.version)));
+    }
+    if record.domain.uuid != *domain {
+        return Err(other("it is another domain's"));
+    }
+    Ok(Some(record))
+}
+
+fn link_text(path: &Path) -> Option<String> {
+    std::fs::read_link(path).ok()?.into_os_string().into_string().ok()
+}
+
+fn remove_if_there(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path) {
+        if error.kind() != io::ErrorKind::NotFound {
+            log::warn!("{}", Trouble::new("remove", path, error));
+        }
+    }
+}
+
+fn replace_link(path: &Path, text: &str) -> Result<(), Trouble> {
+    let trouble = |error| Trouble::new("write the index", path, error);
+    if link_text(path).is_some_and(|current| current == text) {
+        return Ok(());
+    }
+    let temporary = path.with_extension(format!("{text}.new"));
+    remove_if_there(&temporary);
+    symlink(text, &temporary).map_err(trouble)?;
+    std::fs::rename(&temporary, path).map_err(trouble)
+}

@@ -1,0 +1,152 @@
+//! Every sentence with which a start is refused, and its hint: one file, so that they read alike.
+//!
+//! The user of `virsh start` sees `error: DOMAIN: SENTENCE` and, where there is a fix, `hint: FIX`.
+
+use std::path::PathBuf;
+
+use crate::ids::{MdevUuid, Parent, TypeId, TypeWish};
+use crate::words::{list, printable};
+
+/// Why a domain's devices cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the sentences say what each variant and field is")]
+pub enum Refusal {
+    // What stands in the XML.
+    #[error("the domain XML is larger than 4 MiB")]
+    XmlTooLarge,
+    #[error("the domain XML is not UTF-8 at byte {0}")]
+    XmlNotUtf8(usize),
+    #[error("the domain XML is malformed at byte {at}: {}", printable(why))]
+    XmlMalformed { at: u64, why: String },
+    #[error("the domain XML has a document type declaration (DTD), which is not allowed")]
+    XmlDtd,
+    #[error("the domain XML is nested deeper than {0} elements")]
+    XmlTooDeep(usize),
+    #[error("the domain XML begins with <{}>, not with <domain>", printable(.0))]
+    XmlNotADomain(String),
+    #[error("the domain XML has no <{0}>")]
+    XmlLacks(&'static str),
+    #[error("<{parent}> in the metadata has an unknown element <{}>", printable(element))]
+    UnknownElement { parent: String, element: String, meant: Option<String> },
+    #[error("<{element}> has an unknown attribute \"{}\" (=\"{}\")", printable(attribute), printable(value))]
+    UnknownAttribute {
+        element: String,
+        attribute: String,
+        value: String,
+        meant: Option<String>,
+        known: String,
+    },
+    #[error("<{element}> has no attribute \"{attribute}\"")]
+    MissingAttribute { element: String, attribute: String },
+    #[error("<{element}>: {attribute}=\"{}\": {why}", printable(value))]
+    BadValue { element: String, attribute: String, value: String, why: String },
+    #[error("the uuid {uuid} stands in more than one <{element}>")]
+    DuplicateUuid { uuid: MdevUuid, element: &'static str },
+    #[error("text between the elements of <devices> in the metadata: \"{}\"", printable(.0))]
+    StrayText(String),
+    #[error(
+        "<argument> of device {device}: arguments are for the 2016 interface, which no parent of this host has"
+    )]
+    ArgumentNotHere { device: String },
+
+    // What the host has.
+    #[error("no parent {parent} on this host: {} does not exist", path.display())]
+    NoSuchParent { parent: Parent, path: PathBuf },
+    #[error("no device on this host offers mediated devices: /sys/class/mdev_bus is empty or not there")]
+    NoParents,
+    #[error("type \"{}\" is not offered by {}", printable(&wish.to_string()), list(&names(parents)))]
+    NoSuchType { wish: TypeWish, parents: Vec<Parent>, known: Vec<String>, meant: Option<String> },
+    #[error("type \"{}\" fits several types of {parent} but for upper and lower case: {}", printable(&wish.to_string()), list(&ids(found)))]
+    AmbiguousType { wish: TypeWish, parent: Parent, found: Vec<TypeId> },
+    #[error("no parent of type \"{}\" is on NUMA node {numa}", printable(&wish.to_string()))]
+    NotOnNode { wish: TypeWish, numa: u32, elsewhere: Vec<String> },
+    #[error("no room for {what} on {place}: {left}")]
+    NoRoom { what: String, place: String, left: String, hint: Option<String> },
+    #[error("hostdev {uuid} has model=\"{}\", but {kind} on {parent} is {api}", printable(model))]
+    Model { uuid: MdevUuid, model: String, kind: TypeId, parent: Parent, api: String },
+    #[error("device {uuid} exists already as {} on {parent}, and the domain wants {wanted}", printable(kind))]
+    OtherDevice { uuid: MdevUuid, kind: String, parent: Parent, wanted: String },
+    #[error("device {uuid} belongs to domain {}", printable(owner))]
+    ClaimedByOther { uuid: MdevUuid, owner: String },
+
+    // What happened while doing it.
+    #[error("creating device {uuid} as {kind} on {parent}: {why}")]
+    Create { uuid: MdevUuid, kind: TypeId, parent: Parent, why: String },
+    #[error("attribute {attribute}=\"{}\" of device {uuid}: {why}", printable(value))]
+    Attribute { uuid: MdevUuid, attribute: String, value: String, why: String },
+    #[error("device {uuid} cannot be removed: {why}")]
+    Remove { uuid: MdevUuid, why: String },
+    #[error("{what}: {why}")]
+    Io { what: String, why: String },
+    #[error("{path}: {why}")]
+    Config { path: String, why: String },
+}
+
+impl Refusal {
+    /// What to do about it, where something can be done.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::UnknownElement { meant: Some(meant), .. } => Some(format!("did you mean <{meant}>?")),
+            Self::UnknownAttribute { meant: Some(meant), .. } => Some(format!("did you mean \"{meant}\"?")),
+            Self::UnknownAttribute { known, .. } => Some(format!("known attributes: {known}")),
+            Self::DuplicateUuid { .. } => Some("every device needs a uuid of its own; `uuidgen` makes one".to_owned()),
+            Self::ArgumentNotHere { .. } => {
+                Some("driver attributes are written with <attribute name=\"…\" value=\"…\"/>".to_owned())
+            }
+            Self::NoSuchParent { .. } | Self::NoParents => {
+                Some("is its driver loaded, and its vendor's service running? `virt-mdev types` shows what is there".to_owned())
+            }
+            Self::NoSuchType { meant: Some(meant), .. } => Some(format!("did you mean \"{meant}\"?")),
+            Self::NoSuchType { known, .. } if known.is_empty() => Some(
+                "no types are offered there yet; some drivers list them only once their vendor's service runs".to_owned(),
+            ),
+            Self::NoSuchType { known, .. } => Some(format!("offered there: {}", known.join(", "))),
+            Self::AmbiguousType { .. } => Some("write the type's id, or its name exactly".to_owned()),
+            Self::NotOnNode { elsewhere, .. } => {
+                Some(format!("offered on other nodes by {}; drop numa=\"…\" to allow them", list(elsewhere)))
+            }
+            Self::NoRoom { hint, .. } => hint.clone(),
+            Self::Model { api, .. } => Some(format!("write model='{api}' in the <hostdev>")),
+            Self::OtherDevice { uuid, .. } => {
+                Some(format!("give the domain's device another uuid, or remove that one: echo 1 > /sys/bus/mdev/devices/{uuid}/remove"))
+            }
+            Self::ClaimedByOther { .. } => {
+                Some("a cloned domain keeps the uuids of its original: give it fresh ones (`uuidgen`) in metadata and hostdev".to_owned())
+            }
+            _ => None,
+        }
+    }
+}
+
+fn names(parents: &[Parent]) -> Vec<String> {
+    parents.iter().map(Parent::to_string).collect()
+}
+
+fn ids(types: &[TypeId]) -> Vec<String> {
+    types.iter().map(TypeId::to_string).collect()
+}
+
+/// The candidate that `word` was probably meant to be.
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    let word = word.to_lowercase();
+    candidates
+        .into_iter()
+        .map(|candidate| (strsim::damerau_levenshtein(&word, &candidate.to_lowercase()), candidate))
+        .min()
+        .filter(|(distance, candidate)| *distance <= candidate.chars().count() / 3)
+        .map(|(_, candidate)| candidate.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_of_the_finger_is_understood_and_another_word_is_not() {
+        let known = ["uuid", "type", "parent", "placement"];
+        assert_eq!(nearest("tpye", known).as_deref(), Some("type"));
+        assert_eq!(nearest("Parnet", known).as_deref(), Some("parent"));
+        assert_eq!(nearest("driver", known), None);
+        assert_eq!(nearest("", [""; 0]), None);
+    }
+}

@@ -1,0 +1,84 @@
+//! What the host looks like, as far as a domain's requests depend on it: plain values, read once, judged by the plan.
+
+use crate::ids::{DomainUuid, Match, MdevUuid, Parent};
+use crate::step::Place;
+
+/// A parent's offer of a type that fits a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offer {
+    /// Where the device would be.
+    pub place: Place,
+    /// How closely the type fits the wish.
+    pub fit: Match,
+    /// The vendor's name for the type.
+    pub name: Option<String>,
+    /// `device_api`; empty where the driver does not say.
+    pub api: String,
+    /// `available_instances`: how many more of this type fit now.
+    pub free: u32,
+    /// How many fit when the card is empty, where the driver says so.
+    pub max: Option<u32>,
+    /// The physical card: the physical function of a virtual one, else the parent itself.
+    pub card: String,
+    /// NUMA node of the parent, where it has one.
+    pub numa: Option<u32>,
+    /// Where nothing is free: who has the parent's devices. Not looked up otherwise.
+    pub holders: Vec<Holder>,
+}
+
+/// Some of a parent's devices and whose they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// Name of the domain; `None` for devices that no record claims.
+    pub domain: Option<String>,
+    /// How many.
+    pub devices: usize,
+}
+
+/// A mediated device that exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Existing {
+    /// Where.
+    pub place: Place,
+    /// The vendor's name for its type.
+    pub name: Option<String>,
+    /// `device_api` of its type.
+    pub api: String,
+}
+
+/// Another domain's claim on a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// The other domain.
+    pub uuid: DomainUuid,
+    /// Its name when it was recorded.
+    pub name: String,
+}
+
+/// All that was seen for one request.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sight {
+    /// The device itself, if it exists already.
+    pub existing: Option<Existing>,
+    /// The domain that has claimed it, if that is another one.
+    pub owner: Option<Owner>,
+    /// Offers of the parents that come into question.
+    pub offers: Vec<Offer>,
+    /// The parents that were looked at.
+    pub parents: Vec<Parent>,
+    /// Named parents that are not there.
+    pub missing: Vec<Parent>,
+    /// Where nothing fits: the types that those parents do offer, as `id` or `id "name"`.
+    pub known: Vec<String>,
+    /// Where the named parents have no room: other parents that have, which the hint may name.
+    pub elsewhere: Vec<Offer>,
+}
+
+/// What was seen for all requests, in their order, and what of it is ours from before.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// One for each request.
+    pub sights: Vec<Sight>,
+    /// Devices that the domain's record kept at an earlier release.
+    pub kept: Vec<(MdevUuid, Place)>,
+}

@@ -1,0 +1,193 @@
+//! [`Step`]: at once the plan's line, the dry run's output, the record's entry, the log's line and the thing that is
+//! undone. Thought and effect meet nowhere else.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::backend::Backend;
+use crate::ids::{AttributeName, MdevUuid, Parent, TypeId};
+use crate::words::printable;
+
+/// Where a device lives: the interface, the parent and the type that make it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Place {
+    /// The kernel interface of this parent.
+    pub backend: Backend,
+    /// The parent.
+    pub parent: Parent,
+    /// The type's id there.
+    #[serde(rename = "type")]
+    pub kind: TypeId,
+}
+
+/// One effect on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "lowercase")]
+pub enum Step {
+    /// Make a device.
+    Create {
+        /// Its UUID.
+        device: MdevUuid,
+        /// Where.
+        #[serde(flatten)]
+        place: Place,
+        /// Left alone at release.
+        keep: bool,
+        /// Where else, in this order, if there is no room when it comes to it.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        otherwise: Vec<Place>,
+    },
+    /// Take up a device of ours that an earlier run kept.
+    Adopt {
+        /// Its UUID.
+        device: MdevUuid,
+        /// Where it is.
+        #[serde(flatten)]
+        place: Place,
+        /// Left alone at release, again.
+        keep: bool,
+    },
+    /// Use a device that somebody else made. It is never destroyed.
+    Use {
+        /// Its UUID.
+        device: MdevUuid,
+        /// Where it is.
+        #[serde(flatten)]
+        place: Place,
+    },
+    /// Write a driver attribute.
+    Attribute {
+        /// Whose.
+        device: MdevUuid,
+        /// Which.
+        name: AttributeName,
+        /// What.
+        value: String,
+    },
+    /// Take a device of ours away.
+    Destroy {
+        /// Its UUID.
+        device: MdevUuid,
+        /// Where it must be found: elsewhere it is not ours.
+        #[serde(flatten)]
+        place: Place,
+    },
+}
+
+impl Step {
+    /// The device that this is about.
+    pub fn device(&self) -> &MdevUuid {
+        match self {
+            Self::Create { device, .. }
+            | Self::Adopt { device, .. }
+            | Self::Use { device, .. }
+            | Self::Attribute { device, .. }
+            | Self::Destroy { device, .. } => device,
+        }
+    }
+
+    /// What brings the host back to where it was before this step: a start that fails leaves nothing, not even what
+    /// would have been kept.
+    pub fn inverse(&self) -> Option<Step> {
+        match self {
+            Self::Create { device, place, .. } => {
+                Some(Self::Destroy { device: device.clone(), place: place.clone() })
+            }
+            Self::Adopt { .. } | Self::Use { .. } | Self::Attribute { .. } | Self::Destroy { .. } => None,
+        }
+    }
+
+    /// What a release does about this step.
+    pub fn release(&self) -> Option<Step> {
+        match self {
+            Self::Create { device, place, keep: false, .. } | Self::Adopt { device, place, keep: false } => {
+                Some(Self::Destroy { device: device.clone(), place: place.clone() })
+            }
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} on {}", self.kind, self.parent)
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Create { device, place, keep, .. } => {
+                let keep = if *keep { ", kept at release" } else { "" };
+                write!(f, "create {device} as {place}{keep}")
+            }
+            Self::Adopt { device, place, .. } => {
+                write!(f, "take up {device}, {place}, kept from an earlier run")
+            }
+            Self::Use { device, place } => write!(f, "use {device}, {place}, made by somebody else"),
+            Self::Attribute { device, name, value } => {
+                write!(f, "write \"{}\" to {name} of {device}", printable(value))
+            }
+            Self::Destroy { device, place } => write!(f, "destroy {device}, {place}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device() -> MdevUuid {
+        MdevUuid::parse("83b8f4f2-509f-382f-3c1e-e6bfe0fa1001").unwrap()
+    }
+
+    fn place() -> Place {
+        Place {
+            backend: Backend::Mdev,
+            parent: Parent::parse("mtty").unwrap(),
+            kind: TypeId::parse("mtty-2").unwrap(),
+        }
+    }
+
+    #[test]
+    fn only_what_we_made_is_destroyed() {
+        let destroy = Some(Step::Destroy { device: device(), place: place() });
+        let create = |keep| Step::Create { device: device(), place: place(), keep, otherwise: vec![] };
+        let adopt = |keep| Step::Adopt { device: device(), place: place(), keep };
+        for (step, inverse, release) in [
+            (create(false), destroy.clone(), destroy.clone()),
+            (create(true), destroy.clone(), None),
+            (adopt(false), None, destroy.clone()),
+            (adopt(true), None, None),
+            (Step::Use { device: device(), place: place() }, None, None),
+        ] {
+            assert_eq!(step.inverse(), inverse, "{step}");
+            assert_eq!(step.release(), release, "{step}");
+        }
+    }
+
+    #[test]
+    fn the_record_reads_back_what_it_wrote() {
+        let step = Step::Create { device: device(), place: place(), keep: true, otherwise: vec![place()] };
+        let json = serde_json::to_string(&step).unwrap();
+        assert_eq!(
+            json,
+            "{\"do\":\"create\",\"device\":\"83b8f4f2-509f-382f-3c1e-e6bfe0fa1001\",\"backend\":\"mdev\",\
+             \"parent\":\"mtty\",\"type\":\"mtty-2\",\"keep\":true,\
+             \"otherwise\":[{\"backend\":\"mdev\",\"parent\":\"mtty\",\"type\":\"mtty-2\"}]}"
+        );
+        assert_eq!(serde_json::from_str::<Step>(&json).unwrap(), step);
+    }
+
+    #[test]
+    fn a_record_cannot_smuggle_a_path() {
+        for bad in ["../../x", "", "a/b"] {
+            let json = format!(
+                "{{\"do\":\"use\",\"device\":\"{}\",\"backend\":\"mdev\",\"parent\":\"{bad}\",\"type\":\"t\"}}",
+                device()
+            );
+            assert!(serde_json::from_str::<Step>(&json).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! How outside text and errors are shown: on one line, bounded, with nothing a terminal could obey.
+
+use std::fmt;
+use std::io;
+
+use rustix::io::Errno;
+
+/// Longest piece of outside text that a message repeats, in characters.
+const SHOWN: usize = 120;
+
+/// `text` with control characters escaped and cut at a length that a message can bear.
+pub fn printable(text: &str) -> impl fmt::Display + '_ {
+    Printable(text)
+}
+
+struct Printable<'a>(&'a str);
+
+impl fmt::Display for Printable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, c) in self.0.chars().enumerate() {
+            if at == SHOWN {
+                return f.write_str("…");
+            }
+            // U+2028 and the bidirectional controls are not `is_control` but break or turn a line all the same.
+            let turns = matches!(c, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+            if c.is_control() || turns {
+                write!(f, "{}", c.escape_default())?;
+            } else {
+                fmt::Write::write_char(f, c)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The errors that sysfs, files and locks are known to give, by the name that every manual uses.
+const NAMES: [(Errno, &str); 24] = [
+    (Errno::PERM, "EPERM"),
+    (Errno::NOENT, "ENOENT"),
+    (Errno::INTR, "EINTR"),
+    (Errno::IO, "EIO"),
+    (Errno::NXIO, "ENXIO"),
+    (Errno::AGAIN, "EAGAIN"),
+    (Errno::NOMEM, "ENOMEM"),
+    (Errno::ACCESS, "EACCES"),
+    (Errno::BUSY, "EBUSY"),
+    (Errno::EXIST, "EEXIST"),
+    (Errno::NODEV, "ENODEV"),
+    (Errno::NOTDIR, "ENOTDIR"),
+    (Errno::ISDIR, "EISDIR"),
+    (Errno::INVAL, "EINVAL"),
+    (Errno::MFILE, "EMFILE"),
+    (Errno::FBIG, "EFBIG"),
+    (Errno::NOSPC, "ENOSPC"),
+    (Errno::ROFS, "EROFS"),
+    (Errno::RANGE, "ERANGE"),
+    (Errno::LOOP, "ELOOP"),
+    (Errno::OPNOTSUPP, "EOPNOTSUPP"),
+    (Errno::ADDRINUSE, "EADDRINUSE"),
+    (Errno::ADDRNOTAVAIL, "EADDRNOTAVAIL"),
+    (Errno::XDEV, "EXDEV"),
+];
+
+/// An I/O error as `Invalid argument (EINVAL, 22)`.
+pub fn errno(error: &io::Error) -> String {
+    let Some(number) = error.raw_os_error() else { return error.to_string() };
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or(&text);
+    match NAMES.iter().find(|(errno, _)| errno.raw_os_error() == number) {
+        Some((_, name)) => format!("{text} ({name}, {number})"),
+        None => format!("{text} (errno {number})"),
+    }
+}
+
+/// `items` as `a, b and c`.
+pub fn list(items: &[String]) -> String {
+    match items {
+        [] => String::new(),
+        [one] => one.clone(),
+        [most @ .., last] => format!("{} and {last}", most.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outside_text_stays_on_its_line() {
+        assert_eq!(printable("a\nb\u{1b}[31m\u{202e}").to_string(), "a\\nb\\u{1b}[31m\\u{202e}");
+        assert_eq!(printable("Größe").to_string(), "Größe");
+        assert_eq!(printable(&"x".repeat(500)).to_string().chars().count(), SHOWN + 1);
+    }
+
+    #[test]
+    fn errors_carry_name_and_number() {
+        assert_eq!(errno(&io::Error::from(Errno::INVAL)), "Invalid argument (EINVAL, 22)");
+        assert_eq!(errno(&io::Error::other("short write")), "short write");
+    }
+
+    #[test]
+    fn lists_read_as_people_write_them() {
+        let items: Vec<String> = ["a", "b", "c"].map(str::to_owned).to_vec();
+        assert_eq!(list(&items), "a, b and c");
+        assert_eq!(list(&items[..1]), "a");
+    }
+}
