@@ -26,9 +26,9 @@ pub enum Refusal {
     XmlNotADomain(String),
     #[error("the domain XML has no <{0}>")]
     XmlLacks(&'static str),
-    #[error("<{parent}> in the metadata has an unknown element <{}>", printable(element))]
+    #[error("unknown element <{}> in <{parent}> (namespace urn:virt-mdev:domain:1)", printable(element))]
     UnknownElement { parent: String, element: String, meant: Option<String> },
-    #[error("<{element}> has an unknown attribute \"{}\" (=\"{}\")", printable(attribute), printable(value))]
+    #[error("{element} has an unknown attribute \"{}\" (=\"{}\")", printable(attribute), printable(value))]
     UnknownAttribute {
         element: String,
         attribute: String,
@@ -36,9 +36,9 @@ pub enum Refusal {
         meant: Option<String>,
         known: String,
     },
-    #[error("<{element}> has no attribute \"{attribute}\"")]
+    #[error("{element} has no attribute \"{attribute}\"")]
     MissingAttribute { element: String, attribute: String },
-    #[error("<{element}>: {attribute}=\"{}\": {why}", printable(value))]
+    #[error("{element}: {attribute}=\"{}\": {why}", printable(value))]
     BadValue { element: String, attribute: String, value: String, why: String },
     #[error("the uuid {uuid} stands in more than one <{element}>")]
     DuplicateUuid { uuid: MdevUuid, element: &'static str },

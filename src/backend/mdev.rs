@@ -45,7 +45,7 @@ pub fn parents(host: &Host) -> Result<Vec<Parent>, Trouble> {
 
 /// Whether this parent is there.
 pub fn is_parent(host: &Host, parent: &Parent) -> bool {
-    sysfs::exists(&host.path(&format!("{PARENTS}/{parent}/{TYPES}")))
+    sysfs::exists(&host.path(&format!("{PARENTS}/{parent}")))
 }
 
 /// Ids of a parent's types.

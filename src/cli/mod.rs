@@ -11,7 +11,7 @@ use crate::host::{Host, child};
 use crate::refusal::Refusal;
 
 mod list;
-mod plan;
+pub mod plan;
 mod table;
 mod types;
 
@@ -101,9 +101,12 @@ fn complain(text: &str, hint: Option<&str>) -> ExitCode {
 }
 
 /// What a verb says when it fails.
-struct Failure {
-    text: String,
-    hint: Option<String>,
+#[derive(Debug)]
+pub struct Failure {
+    /// One sentence: subject and cause.
+    pub text: String,
+    /// The fix, where there is one.
+    pub hint: Option<String>,
 }
 
 impl<T: Into<Refusal>> From<T> for Failure {

@@ -29,8 +29,12 @@ pub(super) fn run(host: &Host, event: &str, json: bool) -> Result<String, Failur
         .take(MAX_XML as u64 + 1)
         .read_to_end(&mut xml)
         .map_err(|error| crate::host::Trouble::new("read", "stdin".as_ref(), error))?;
-    let event = Event::from_word(event).unwrap_or(Event::Prepare);
-    let answer = answer(host, event, &xml)?;
+    text(host, Event::from_word(event).unwrap_or(Event::Prepare), &xml, json)
+}
+
+/// What `event` would do for the domain of this XML, as the command prints it.
+pub fn text(host: &Host, event: Event, xml: &[u8], json: bool) -> Result<String, Failure> {
+    let answer = answer(host, event, xml)?;
     if json { to_json(&answer) } else { Ok(in_words(&answer)) }
 }
 

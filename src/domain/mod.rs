@@ -87,3 +87,103 @@ impl Domain {
         self.wanted.is_empty() && self.mdevs.is_empty() && self.sysfsdevs.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIVE: &str = include_str!("live.xml");
+
+    fn mdev(text: &str) -> MdevUuid {
+        MdevUuid::parse(text).unwrap()
+    }
+
+    #[test]
+    fn a_live_domain_gives_up_all_that_concerns_us_and_nothing_else() {
+        let domain = Domain::read(LIVE.as_bytes()).unwrap();
+        assert_eq!(domain.name, "build & test");
+        assert_eq!(domain.uuid.to_string(), "0cd8a2ab-6c8d-4b2c-9a8e-6a2f9a7d4e01");
+        let [wanted] = domain.wanted.as_slice() else { panic!("{:?}", domain.wanted) };
+        assert_eq!(wanted.uuid, mdev("83b8f4f2-509f-382f-3c1e-e6bfe0fa1001"));
+        assert_eq!(wanted.wish.to_string(), "GRID M60-4Q");
+        assert_eq!(
+            wanted.parents.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["0000:86:00.0", "0000:87:00.0"]
+        );
+        assert_eq!(
+            (wanted.placement, wanted.numa, wanted.keep, wanted.relocate),
+            (Some(Placement::Spread), Some(1), true, true)
+        );
+        let attributes: Vec<_> =
+            wanted.attributes.iter().map(|a| (a.name.to_string(), a.value.as_str())).collect();
+        assert_eq!(
+            attributes,
+            [("nvidia/vgpu_params".to_owned(), "frame_rate_limiter=0"), ("other".to_owned(), "a\nb \"c\"")]
+        );
+        let expected = MdevHostdev { uuid: wanted.uuid.clone(), model: "vfio-pci".to_owned(), managed: true };
+        assert_eq!(domain.mdevs, [expected]);
+        assert_eq!(
+            domain.pcis,
+            [
+                PciHostdev { address: "0000:86:00.4".to_owned(), managed: false },
+                PciHostdev { address: "0001:0a:1f.7".to_owned(), managed: true },
+            ]
+        );
+        assert_eq!(
+            domain.sysfsdevs,
+            [mdev("83b8f4f2-509f-382f-3c1e-e6bfe0fa1002"), mdev("83b8f4f2-509f-382f-3c1e-e6bfe0fa1003")]
+        );
+        let labels: Vec<_> = domain
+            .seclabels
+            .iter()
+            .map(|l| {
+                (l.kind.as_str(), l.model.as_deref(), l.relabel, l.label.as_deref(), l.imagelabel.as_deref())
+            })
+            .collect();
+        assert_eq!(
+            labels,
+            [
+                (
+                    "dynamic",
+                    Some("selinux"),
+                    true,
+                    Some("system_u:system_r:svirt_t:s0:c1,c2"),
+                    Some("system_u:object_r:svirt_image_t:s0:c1,c2")
+                ),
+                ("dynamic", Some("dac"), true, Some("+64055:+64055"), Some("+64055:+64055")),
+                ("static", Some("apparmor"), false, Some("libvirt-x"), None),
+                ("none", None, true, None, None),
+            ]
+        );
+    }
+
+    #[test]
+    fn input_beyond_the_limit_is_refused_and_input_at_the_limit_is_not() {
+        let fill = |size: usize| {
+            let (head, tail) = (
+                "<domain><name>a</name><uuid>0cd8a2ab-6c8d-4b2c-9a8e-6a2f9a7d4e01</uuid><!--",
+                "--></domain>",
+            );
+            format!("{head}{}{tail}", " ".repeat(size - head.len() - tail.len()))
+        };
+        assert!(Domain::read(fill(MAX_XML).as_bytes()).is_ok());
+        assert!(matches!(Domain::read(fill(MAX_XML + 1).as_bytes()), Err(Refusal::XmlTooLarge)));
+        assert!(matches!(Domain::read(b"<domain>\xff"), Err(Refusal::XmlNotUtf8(8))));
+    }
+
+    proptest! {
+        /// Whatever is cut out, doubled or overwritten, reading ends with a domain or a refusal.
+        #[test]
+        fn no_input_makes_the_reader_panic(at in 0..LIVE.len(), len in 0usize..80, with in "\\PC{0,8}|[<>&;'\"/!\\[\\]=-]{0,4}") {
+            let bytes = LIVE.as_bytes();
+            let end = (at + len).min(bytes.len());
+            let mutated = [&bytes[..at], with.as_bytes(), &bytes[end..]].concat();
+            if let Err(refusal) = Domain::read(&mutated) {
+                prop_assert!(!refusal.to_string().contains('\n'), "{refusal}");
+            }
+            let _ = uuid_in(&mutated);
+        }
+    }
+}

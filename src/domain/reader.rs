@@ -239,7 +239,7 @@ impl Found {
         match attributes(reader, start, true)?.first() {
             None => Ok(()),
             Some((name, value)) => Err(Refusal::UnknownAttribute {
-                element: "devices".to_owned(),
+                element: "<devices>".to_owned(),
                 attribute: name.clone(),
                 value: value.clone(),
                 meant: None,
@@ -297,8 +297,8 @@ impl Found {
             At::Uuid => {
                 let text = std::mem::take(&mut self.text);
                 let uuid = DomainUuid::parse(text.trim()).map_err(|bad| Refusal::BadValue {
-                    element: "uuid".to_owned(),
-                    attribute: String::new(),
+                    element: "<uuid> of the domain".to_owned(),
+                    attribute: "text".to_owned(),
                     value: text,
                     why: bad.to_string(),
                 })?;
@@ -322,7 +322,7 @@ impl Found {
             Some(Hostdev::Mdev { uuid, .. }) => {
                 let text = value(given, "uuid").unwrap_or_default();
                 let parsed = MdevUuid::parse(text).map_err(|bad| Refusal::BadValue {
-                    element: "address".to_owned(),
+                    element: "<address> of a hostdev".to_owned(),
                     attribute: "uuid".to_owned(),
                     value: text.to_owned(),
                     why: bad.to_string(),

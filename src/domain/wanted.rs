@@ -71,7 +71,7 @@ impl Wanted {
         let mut fields = Fields::new("device", given, &DEVICE)?;
         let uuid = fields.required("uuid", |text| MdevUuid::parse(text).map_err(|bad| bad.to_string()))?;
         // From here on the message can say which device.
-        fields.element = format!("device uuid=\"{uuid}\"");
+        fields.element = format!("<device uuid=\"{uuid}\">");
         let yes_or_no = |text: &str| match text {
             "yes" => Ok(true),
             "no" => Ok(false),
@@ -102,7 +102,7 @@ impl Wanted {
     /// An `<attribute>` child of this device.
     pub(super) fn add_attribute(&mut self, given: &Given) -> Result<(), Refusal> {
         let mut fields = Fields::new("attribute", given, &ATTRIBUTE)?;
-        fields.element = format!("attribute of device {}", self.uuid);
+        fields.element = format!("<attribute> of device {}", self.uuid);
         let name =
             fields.required("name", |text| AttributeName::parse(text).map_err(|bad| bad.to_string()))?;
         let value = fields.required("value", |text| {
@@ -138,13 +138,13 @@ impl<'a> Fields<'a> {
     fn new(element: &str, given: &'a Given, known: &[&str]) -> Result<Self, Refusal> {
         match given.iter().find(|(name, _)| !known.contains(&name.as_str())) {
             Some((name, value)) => Err(Refusal::UnknownAttribute {
-                element: element.to_owned(),
+                element: format!("<{element}>"),
                 attribute: name.clone(),
                 value: value.clone(),
                 meant: nearest(name, known.iter().copied()),
                 known: known.join(", "),
             }),
-            None => Ok(Self { element: element.to_owned(), given }),
+            None => Ok(Self { element: format!("<{element}>"), given }),
         }
     }
 

@@ -1,0 +1,4 @@
+//! What several tests share.
+#![allow(unreachable_pub, reason = "each test uses its part")]
+
+pub mod tree;
