@@ -3,6 +3,7 @@
 //! Two ways in: [`Domain::read`] judges every word of ours and refuses what it does not know; [`uuid_in`] takes one
 //! UUID out of anything whatever, because a release must never fail for what stands in the XML.
 
+mod hostdev;
 mod reader;
 mod scan;
 mod wanted;

@@ -6,7 +6,8 @@ use quick_xml::events::{BytesRef, BytesStart, Event};
 use quick_xml::name::{Namespace, ResolveResult};
 use quick_xml::reader::NsReader;
 
-use super::wanted::Given;
+use super::hostdev::{Hostdev, hostdev, pci_address, sysfsdev};
+use super::wanted::{Given, value};
 use super::{Domain, MdevHostdev, NAMESPACE, PciHostdev, Seclabel, Wanted};
 use crate::ids::{DomainUuid, MdevUuid};
 use crate::refusal::{Refusal, nearest};
@@ -38,12 +39,6 @@ enum At {
     Imagelabel,
     Commandline,
     Elsewhere,
-}
-
-enum Hostdev {
-    Mdev { model: String, managed: bool, uuid: Option<MdevUuid> },
-    Pci { managed: bool, address: Option<String> },
-    Other,
 }
 
 #[derive(Default)]
@@ -174,10 +169,6 @@ fn attributes(reader: &NsReader<&[u8]>, start: &BytesStart<'_>, ours: bool) -> R
         given.push((String::from_utf8_lossy(local.as_ref()).into_owned(), value.into_owned()));
     }
     Ok(given)
-}
-
-fn value<'a>(given: &'a Given, name: &str) -> Option<&'a str> {
-    given.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
 }
 
 impl Found {
@@ -358,14 +349,7 @@ impl Found {
         if !is_device {
             return;
         }
-        let path = if value.starts_with('{') {
-            serde_json::from_str::<serde_json::Value>(value)
-                .ok()
-                .and_then(|json| json.get("sysfsdev").and_then(|path| path.as_str()).map(str::to_owned))
-        } else {
-            value.split(',').find_map(|option| option.strip_prefix("sysfsdev=")).map(str::to_owned)
-        };
-        let uuid = path.and_then(|path| MdevUuid::parse(path.trim_end_matches('/').rsplit('/').next()?).ok());
+        let uuid = sysfsdev(value);
         if let Some(uuid) = uuid.filter(|uuid| !self.sysfsdevs.contains(uuid)) {
             self.sysfsdevs.push(uuid);
         }
@@ -396,31 +380,4 @@ fn unknown_element(parent: &str, start: &BytesStart<'_>, known: &'static str) ->
     let element = String::from_utf8_lossy(start.local_name().as_ref()).into_owned();
     let meant = nearest(&element, [known]);
     Refusal::UnknownElement { parent: parent.to_owned(), element, meant }
-}
-
-fn hostdev(given: &Given) -> Hostdev {
-    let managed = value(given, "managed") == Some("yes");
-    match (value(given, "mode"), value(given, "type")) {
-        (Some("subsystem"), Some("mdev")) => {
-            Hostdev::Mdev { model: value(given, "model").unwrap_or_default().to_owned(), managed, uuid: None }
-        }
-        (Some("subsystem"), Some("pci")) => Hostdev::Pci { managed, address: None },
-        _ => Hostdev::Other,
-    }
-}
-
-/// `<address domain='0x0000' bus='0x86' slot='0x00' function='0x4'/>` as sysfs writes it; libvirt takes hexadecimal,
-/// octal and decimal (`virStrToLong_uip` with base 0) and writes hexadecimal.
-fn pci_address(given: &Given) -> Option<String> {
-    let number = |name: &str, default: Option<&str>| {
-        let text = value(given, name).or(default)?;
-        match text.strip_prefix("0x") {
-            Some(hex) => u32::from_str_radix(hex, 16).ok(),
-            None if text.len() > 1 && text.starts_with('0') => u32::from_str_radix(text, 8).ok(),
-            None => text.parse().ok(),
-        }
-    };
-    let (domain, bus) = (number("domain", Some("0"))?, number("bus", None)?);
-    let (slot, function) = (number("slot", None)?, number("function", Some("0"))?);
-    Some(format!("{domain:04x}:{bus:02x}:{slot:02x}.{function:x}"))
 }

@@ -65,6 +65,11 @@ const MAX_VALUE: usize = 4095;
 /// The XML attributes of one of our elements: local names and values, `xmlns` and foreign namespaces left out.
 pub(super) type Given = Vec<(String, String)>;
 
+/// The value of one of them.
+pub(super) fn value<'a>(given: &'a Given, name: &str) -> Option<&'a str> {
+    given.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+}
+
 impl Wanted {
     /// A `<device>` from its XML attributes.
     pub(super) fn parse(given: &Given) -> Result<Self, Refusal> {

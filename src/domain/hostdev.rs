@@ -1,0 +1,52 @@
+//! What a domain passes through: `<hostdev>` and `-device …,sysfsdev=…`.
+
+use super::wanted::{Given, value};
+use crate::ids::MdevUuid;
+
+/// A hostdev that is still open in the document.
+pub(super) enum Hostdev {
+    Mdev { model: String, managed: bool, uuid: Option<MdevUuid> },
+    Pci { managed: bool, address: Option<String> },
+    Other,
+}
+
+/// A `<hostdev>` from its XML attributes.
+pub(super) fn hostdev(given: &Given) -> Hostdev {
+    let managed = value(given, "managed") == Some("yes");
+    match (value(given, "mode"), value(given, "type")) {
+        (Some("subsystem"), Some("mdev")) => {
+            Hostdev::Mdev { model: value(given, "model").unwrap_or_default().to_owned(), managed, uuid: None }
+        }
+        (Some("subsystem"), Some("pci")) => Hostdev::Pci { managed, address: None },
+        _ => Hostdev::Other,
+    }
+}
+
+/// `<address domain='0x0000' bus='0x86' slot='0x00' function='0x4'/>` as sysfs writes it; libvirt takes hexadecimal,
+/// octal and decimal (`virStrToLong_uip` with base 0) and writes hexadecimal.
+pub(super) fn pci_address(given: &Given) -> Option<String> {
+    let number = |name: &str, default: Option<&str>| {
+        let text = value(given, name).or(default)?;
+        match text.strip_prefix("0x") {
+            Some(hex) => u32::from_str_radix(hex, 16).ok(),
+            None if text.len() > 1 && text.starts_with('0') => u32::from_str_radix(text, 8).ok(),
+            None => text.parse().ok(),
+        }
+    };
+    let (domain, bus) = (number("domain", Some("0"))?, number("bus", None)?);
+    let (slot, function) = (number("slot", None)?, number("function", Some("0"))?);
+    Some(format!("{domain:04x}:{bus:02x}:{slot:02x}.{function:x}"))
+}
+
+/// The mdev that the value of a `-device` argument names: `vfio-pci,sysfsdev=/sys/bus/mdev/devices/UUID`, or the same
+/// as QEMU's JSON.
+pub(super) fn sysfsdev(value: &str) -> Option<MdevUuid> {
+    let path = if value.starts_with('{') {
+        serde_json::from_str::<serde_json::Value>(value)
+            .ok()
+            .and_then(|json| json.get("sysfsdev").and_then(|path| path.as_str()).map(str::to_owned))
+    } else {
+        value.split(',').find_map(|option| option.strip_prefix("sysfsdev=")).map(str::to_owned)
+    };
+    path.and_then(|path| MdevUuid::parse(path.trim_end_matches('/').rsplit('/').next()?).ok())
+}

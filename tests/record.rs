@@ -1,0 +1,158 @@
+//! Records, claims and locks, in a directory.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    reason = "a test may fail"
+)]
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::time::Duration;
+
+use virt_mdev::backend::Backend;
+use virt_mdev::host::Host;
+use virt_mdev::ids::{DomainUuid, MdevUuid, Parent, TypeId};
+use virt_mdev::record::{Phase, Records, State};
+use virt_mdev::step::{Place, Step};
+
+const LIMIT: Duration = Duration::from_millis(50);
+
+fn domain(number: u8) -> DomainUuid {
+    DomainUuid::parse(&format!("0cd8a2ab-6c8d-4b2c-9a8e-6a2f9a7d4e{number:02}")).unwrap()
+}
+
+fn device() -> MdevUuid {
+    MdevUuid::parse("83b8f4f2-509f-382f-3c1e-e6bfe0fa1001").unwrap()
+}
+
+fn create() -> Step {
+    let place = Place {
+        backend: Backend::Mdev,
+        parent: Parent::parse("mtty").unwrap(),
+        kind: TypeId::parse("mtty-2").unwrap(),
+    };
+    Step::Create { device: device(), place, keep: false, otherwise: vec![] }
+}
+
+struct Run {
+    directory: tempfile::TempDir,
+    records: Records,
+}
+
+fn run() -> Run {
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir(directory.path().join("run")).unwrap();
+    let records = Records::new(&Host::at(directory.path()));
+    Run { directory, records }
+}
+
+impl Run {
+    fn path(&self, relative: &str) -> std::path::PathBuf {
+        self.directory.path().join("run/virt-mdev").join(relative)
+    }
+
+    fn names(&self, relative: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.path(relative)).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
+    }
+}
+
+#[test]
+fn a_run_leaves_nothing_but_locks() {
+    let run = run();
+    let mut guard = run.records.lock(&domain(1), LIMIT).unwrap();
+    guard.begin("vm1").unwrap();
+    guard.intend(create(), None).unwrap();
+    assert_eq!(guard.claim(&device(), LIMIT).unwrap(), None);
+    guard.done();
+    guard.advance(Phase::Prepared, None).unwrap();
+    let record = run.records.read(&domain(1)).unwrap().unwrap();
+    assert_eq!(
+        (record.phase, record.steps[0].state, &record.steps[0].step),
+        (Phase::Prepared, State::Done, &create())
+    );
+    assert_eq!(run.records.by_name("vm1"), Some(domain(1)));
+    assert_eq!(run.records.by_name("vm2"), None);
+    assert_eq!(run.records.owner(&device()).unwrap().name, "vm1");
+    guard.unclaim(&device());
+    guard.remove(0);
+    guard.end().unwrap();
+    for directory in ["domains", "devices", "by-name"] {
+        assert_eq!(run.names(directory), [""; 0], "{directory}");
+    }
+    assert!(!run.records.has(&domain(1)));
+}
+
+#[test]
+fn the_intent_is_on_disk_before_the_outcome() {
+    let run = run();
+    let mut guard = run.records.lock(&domain(1), LIMIT).unwrap();
+    guard.begin("vm1").unwrap();
+    guard.intend(create(), None).unwrap();
+    assert_eq!(run.records.read(&domain(1)).unwrap().unwrap().steps[0].state, State::Intended);
+}
+
+#[test]
+fn a_claim_is_one_domains_and_a_stale_one_nobodys() {
+    let run = run();
+    let mut first = run.records.lock(&domain(1), LIMIT).unwrap();
+    first.begin("vm1").unwrap();
+    assert_eq!(first.claim(&device(), LIMIT).unwrap(), None);
+    assert_eq!(first.claim(&device(), LIMIT).unwrap(), None, "its own claim is no obstacle");
+    let mut second = run.records.lock(&domain(2), LIMIT).unwrap();
+    second.begin("clone").unwrap();
+    assert_eq!(second.claim(&device(), LIMIT).unwrap().unwrap().name, "vm1");
+    second.unclaim(&device());
+    assert!(first.owns(&device()), "nobody lets go of another's claim");
+    // The first one's record goes, as in a crash after which somebody cleaned up: its claim is nobody's then.
+    fs::remove_file(run.path(&format!("domains/{}.json", domain(1)))).unwrap();
+    assert_eq!(second.claim(&device(), LIMIT).unwrap(), None);
+    assert!(second.owns(&device()));
+}
+
+#[test]
+fn a_domain_has_one_lock() {
+    let run = run();
+    let guard = run.records.lock(&domain(1), LIMIT).unwrap();
+    let error = run.records.lock(&domain(1), LIMIT).unwrap_err().to_string();
+    assert!(error.contains("another process has held it for 50ms"), "{error}");
+    drop(guard);
+    drop(run.records.lock(&domain(1), LIMIT).unwrap());
+}
+
+#[test]
+fn a_record_that_cannot_be_trusted_is_set_aside() {
+    let good = "{\"version\":1,\"domain\":{\"uuid\":\"0cd8a2ab-6c8d-4b2c-9a8e-6a2f9a7d4e01\",\"name\":\"vm1\"},\"phase\":\"running\",\"steps\":[]}";
+    let run = run();
+    drop(run.records.lock(&domain(1), LIMIT).unwrap());
+    let file = run.path(&format!("domains/{}.json", domain(1)));
+    fs::write(&file, good).unwrap();
+    assert!(run.records.read(&domain(1)).unwrap().is_some(), "the good one is read");
+    let path = "\"steps\":[{\"step\":{\"do\":\"create\",\"device\":\"83b8f4f2-509f-382f-3c1e-e6bfe0fa1001\",\"backend\":\"mdev\",\"parent\":\"../../etc\",\"type\":\"t\",\"keep\":false},\"state\":\"done\"}]";
+    for bad in [
+        "",
+        "{",
+        &good[..good.len() - 1],
+        &good.replace("\"version\":1", "\"version\":2"),
+        &good.replace("4e01", "4e02"),
+        &good.replace("\"steps\":[]", path),
+        &good.replace("running", "flying"),
+    ] {
+        fs::write(&file, bad).unwrap();
+        assert!(run.records.read(&domain(1)).is_err(), "{bad}");
+        let guard = run.records.lock(&domain(1), LIMIT).unwrap();
+        assert!(guard.record().is_none(), "{bad}");
+        assert!(!file.exists(), "{bad}");
+        assert_eq!(fs::read_to_string(file.with_extension("damaged")).unwrap(), bad, "kept for a look");
+    }
+    let elsewhere = run.directory.path().join("elsewhere");
+    fs::write(&elsewhere, good).unwrap();
+    symlink(&elsewhere, &file).unwrap();
+    assert!(run.records.read(&domain(1)).is_err(), "a link is not a record");
+    fs::remove_file(&file).unwrap();
+    fs::create_dir(&file).unwrap();
+    assert!(run.records.read(&domain(1)).is_err(), "nor is a directory");
+}
