@@ -1,0 +1,104 @@
+# What to type. Each target installs what it needs and does not find (packaging/deps), on Debian-like and Fedora-like
+# systems; it asks for root only then.
+
+PREFIX = /usr
+SYSCONFDIR = /etc
+DESTDIR =
+# One scenario of tests/vm by name; empty: all.
+SCENARIO =
+
+# Where the programs are taken from, so that one release build serves tests, package and installation.
+BUILT = $(or $(CARGO_TARGET_DIR),target)/release
+
+PROGRAMS = virt-mdev virt-mdev-hook
+MANUALS = $(wildcard packaging/man/*.[1-9])
+DOCUMENTS = $(wildcard README.md)
+HOOKS_DIR = $(SYSCONFDIR)/libvirt/hooks/qemu.d
+
+# The Debian version is upstream's, a dash and the package's revision.
+VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -n 1)
+DEB_VERSION := $(shell sed -n '1s/.*(\(.*\)).*/\1/p' packaging/debian/changelog)
+DEB_ARCH := $(shell dpkg --print-architecture 2>/dev/null || uname -m | sed 's/x86_64/amd64/; s/aarch64/arm64/')
+DEB = target/package/virt-mdev_$(DEB_VERSION)_$(DEB_ARCH).deb
+
+# rustup's directory: a shell that is no login shell may not have it.
+export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+
+.DEFAULT_GOAL := build
+# Two cargos, or two virtual machines, would only wait for each other.
+.NOTPARALLEL:
+.PHONY: help build check test test-vm demo package lint-package install uninstall clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
+
+build: deps-build ## the release build
+	cargo build --release --locked
+
+check: deps-build deps-check ## formatting, lints, unit and case tests, shell files: under a minute
+	cargo fmt --check
+	cargo clippy --all-targets --locked -- -D warnings
+	cargo test --locked --quiet
+	shellcheck $$(packaging/tree --list | xargs -d '\n' awk 'FNR == 1 { if (/^#!.*[\/ ](ba)?sh$$/ || FILENAME ~ /\.sh$$/) print FILENAME; nextfile }')
+
+test: check lint-package test-vm ## everything: check, the package, the scenarios on a real host
+
+test-vm: package deps-vm ## scenarios on a real host in a virtual machine (SCENARIO=name: only that one)
+	tests/vm/run $(SCENARIO)
+
+demo: package deps-vm ## a domain's life on the real host, shown
+	tests/vm/run --demo
+
+package: deps-package $(DEB) ## the Debian package, in target/package
+	@echo $(DEB)
+
+lint-package: package ## what lintian says of the package
+	@if command -v lintian >/dev/null; then \
+	    lintian --allow-root --fail-on error,warning $(DEB) && echo "lintian: nothing to say"; \
+	else \
+	    echo "lintian: skipped, this system has none"; \
+	fi
+
+# cargo decides whether there is anything to build; make then compares the times of the files, so that an unchanged
+# program does not make a new package.
+$(addprefix $(BUILT)/,$(PROGRAMS)): build
+	@:
+
+$(DEB): $(addprefix $(BUILT)/,$(PROGRAMS)) Makefile $(wildcard LICENSE-* README.md CHANGELOG.md) \
+        $(shell find packaging -type f)
+	@case $(DEB_VERSION) in $(VERSION)-*) ;; \
+	    *) echo "packaging/debian/changelog says $(DEB_VERSION), Cargo.toml says $(VERSION)" >&2; exit 1;; esac
+	rm -rf target/package
+	packaging/tree target/package/virt-mdev-$(VERSION)
+	cp -a packaging/debian target/package/virt-mdev-$(VERSION)/debian
+	cd target/package/virt-mdev-$(VERSION) && \
+	    env -u MAKEFLAGS -u MFLAGS -u MAKEOVERRIDES VIRT_MDEV_BUILT=$(abspath $(BUILT)) \
+	    dpkg-buildpackage --build=binary --no-check-builddeps --no-sign >../build.log 2>&1 || { cat ../build.log; exit 1; }
+
+install: ## into DESTDIR, below PREFIX=/usr and SYSCONFDIR=/etc (libvirtd's AppArmor profile wants /usr/bin)
+	@test -x $(BUILT)/virt-mdev-hook || $(MAKE) build
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(HOOKS_DIR) $(DESTDIR)$(SYSCONFDIR)/virt-mdev
+	install -m 0755 $(addprefix $(BUILT)/,$(PROGRAMS)) $(DESTDIR)$(PREFIX)/bin
+	ln -sfn $(PREFIX)/bin/virt-mdev-hook $(DESTDIR)$(HOOKS_DIR)/50-virt-mdev
+	test -e $(DESTDIR)$(SYSCONFDIR)/virt-mdev/config.toml || \
+	    install -m 0644 packaging/config.toml $(DESTDIR)$(SYSCONFDIR)/virt-mdev/config.toml
+	for manual in $(MANUALS); do \
+	    install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man$${manual##*.} $$manual || exit; done
+	for document in $(DOCUMENTS); do \
+	    install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/virt-mdev $$document || exit; done
+	@test -n "$(DESTDIR)" || echo "A libvirt daemon that runs already sees the hook after:" \
+	    "systemctl kill --signal=HUP --kill-whom=main libvirtd (or virtqemud)"
+
+uninstall: ## what install put there; a changed configuration stays
+	rm -f $(DESTDIR)$(HOOKS_DIR)/50-virt-mdev $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(PROGRAMS))
+	for manual in $(notdir $(MANUALS)); do rm -f $(DESTDIR)$(PREFIX)/share/man/man$${manual##*.}/$$manual; done
+	rm -rf $(DESTDIR)$(PREFIX)/share/doc/virt-mdev
+	! cmp -s packaging/config.toml $(DESTDIR)$(SYSCONFDIR)/virt-mdev/config.toml || \
+	    rm $(DESTDIR)$(SYSCONFDIR)/virt-mdev/config.toml
+	-rmdir --ignore-fail-on-non-empty $(DESTDIR)$(SYSCONFDIR)/virt-mdev $(DESTDIR)$(HOOKS_DIR)
+
+clean: ## all that was built
+	cargo clean
+
+deps-%:
+	@packaging/deps $*
