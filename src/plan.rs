@@ -240,7 +240,9 @@ fn no_room(wanted: &Wanted, offers: &[Offer], sight: &Sight, taken: &Taken) -> R
     let max: Option<u32> = offers.iter().map(|offer| offer.max).sum();
     let of = max.map(|max| format!(" of {max}")).unwrap_or_default();
     let own: u32 = offers.iter().filter_map(|offer| taken.get(&offer.place)).sum();
+    let mut hint = None;
     let left = if own > 0 {
+        hint = Some("ask for fewer devices, or name no parent".to_owned());
         format!("{free}{of} left, and the domain's devices before this one take {own}")
     } else {
         let holders: Vec<&Holder> = offers.iter().flat_map(|offer| &offer.holders).collect();
@@ -249,7 +251,7 @@ fn no_room(wanted: &Wanted, offers: &[Offer], sight: &Sight, taken: &Taken) -> R
             held => format!("{free}{of} left, held by {held}"),
         }
     };
-    let hint = sight.elsewhere.iter().find(|offer| offer.free > 0).map(|offer| {
+    let elsewhere = sight.elsewhere.iter().find(|offer| offer.free > 0).map(|offer| {
         let named: Vec<String> = wanted.parents.iter().map(ToString::to_string).collect();
         format!(
             "{} has {} left; drop parent=\"{}\" to let virt-mdev choose",
@@ -264,7 +266,7 @@ fn no_room(wanted: &Wanted, offers: &[Offer], sight: &Sight, taken: &Taken) -> R
     } else {
         format!("{} ({kind})", printable(&wanted.wish.to_string()))
     };
-    Refusal::NoRoom { what, place: list(&parents), left, hint }
+    Refusal::NoRoom { what, place: list(&parents), left, hint: elsewhere.or(hint) }
 }
 
 /// `vm1 (7), vm2 and 5 made by others`

@@ -40,7 +40,7 @@ pub enum Refusal {
     MissingAttribute { element: String, attribute: String },
     #[error("{element}: {attribute}=\"{}\": {why}", printable(value))]
     BadValue { element: String, attribute: String, value: String, why: String },
-    #[error("the uuid {uuid} stands in more than one <{element}>")]
+    #[error("the uuid {uuid} is given twice, in more than one <{element}>")]
     DuplicateUuid { uuid: MdevUuid, element: &'static str },
     #[error("text between the elements of <devices> in the metadata: \"{}\"", printable(.0))]
     StrayText(String),
@@ -104,6 +104,9 @@ impl Refusal {
             Self::AmbiguousType { .. } => Some("write the type's id, or its name exactly".to_owned()),
             Self::NotOnNode { elsewhere, .. } => {
                 Some(format!("offered on other nodes by {}; drop numa=\"…\" to allow them", list(elsewhere)))
+            }
+            Self::NoRoom { hint: None, .. } => {
+                Some("stop a domain that has one, or remove a device that nobody needs: `virt-mdev list` shows them".to_owned())
             }
             Self::NoRoom { hint, .. } => hint.clone(),
             Self::Model { api, .. } => Some(format!("write model='{api}' in the <hostdev>")),
