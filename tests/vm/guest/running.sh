@@ -1,0 +1,76 @@
+# How the host runs scenarios: sourced by runner and again.
+# shellcheck shell=bash
+
+: "${share:=/share}"
+package=$share/package/virt-mdev.deb
+results=$share/results
+limit=180 # seconds for one scenario, unless it says otherwise
+
+result() {
+    echo "$*" >>"$results"
+}
+
+install_package() {
+    local log=$share/logs/install.log
+    # apt's own user cannot read the share; a copy in /run it can.
+    cp "$package" /run/virt-mdev-test.deb
+    if ! DEBIAN_FRONTEND=noninteractive \
+        apt-get install -q -y --reinstall --allow-downgrades /run/virt-mdev-test.deb >"$log" 2>&1; then
+        result "not ok - install the package: apt-get failed: $(grep -m1 -E '^(E:|dpkg: error)' "$log") (see logs/install.log)"
+        return 1
+    fi
+}
+
+# Runs one scenario in a shell of its own, checks that it left nothing behind,
+# and reports one line. What it printed is in /share/logs/NAME.log.
+run_scenario() {
+    local name=$1 log=$share/logs/$1.log began=$EPOCHSECONDS status reason own_limit
+    own_limit=$(sed -n 's/^# limit: \([0-9]*\) seconds.*/\1/p' "$share/scenarios/$name.sh")
+
+    timeout --kill-after=10 "${own_limit:-$limit}" \
+        bash "$share/guest/scenario" "$name" </dev/null >"$log" 2>&1
+    status=$?
+
+    case $status in
+    0) outcome=ok reason= ;;
+    77) outcome=skipped reason=$(sed -n 's/^SKIPPED: //p' "$log" | tail -n1) ;;
+    124 | 137) outcome='not ok' reason="not finished after ${own_limit:-$limit} s" ;;
+    *)
+        outcome='not ok' reason=$(sed -n 's/^FAILED: //p' "$log" | head -n1)
+        # The shell's own complaint, of an unset variable for one.
+        : "${reason:=$(tail -n1 "$log") (exit status $status)}"
+        ;;
+    esac
+
+    if ! timeout 60 bash "$share/guest/nothing-left" >>"$log" 2>&1; then
+        # What went wrong first is the better reason.
+        [[ $outcome == 'not ok' ]] || reason="left behind: $(sed -n 's/^LEFT: //p' "$log" | paste -sd';')"
+        outcome='not ok'
+    fi
+    if [[ $outcome == 'not ok' ]]; then
+        circumstances "$began" >>"$log" 2>&1
+    fi
+    timeout 60 bash "$share/guest/clean-up" >>"$log" 2>&1
+
+    case $outcome in
+    skipped) result "skipped - $name: $reason" ;;
+    *) result "$outcome - $name ($((EPOCHSECONDS - began)) s)${reason:+: $reason}" ;;
+    esac
+}
+
+# What one wants to see of a host on which a scenario failed.
+circumstances() {
+    local began=$1 log
+    echo
+    echo "--- state after the failure"
+    find /run/virt-mdev /sys/bus/mdev/devices -mindepth 1 -printf '%p %l\n'
+    find /run/virt-mdev/domains -type f -exec tail -n +1 {} +
+    virsh list --all
+    echo "--- journal"
+    journalctl --no-pager -o short-precise --since "@$began" | tail -n 150
+    for log in /var/log/libvirt/qemu/*.log; do
+        [[ -e $log ]] || continue
+        echo "--- $log"
+        tail -n 30 "$log"
+    done
+}

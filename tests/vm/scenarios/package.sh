@@ -1,0 +1,96 @@
+# The package's life: every step of dpkg, under a daemon and a domain that run.
+deb=/run/virt-mdev-test.deb
+device=$(uuid 1)
+
+export DEBIAN_FRONTEND=noninteractive
+
+apt() {
+    echo "+ apt-get $*"
+    apt-get -qq -o Dpkg::Use-Pty=0 "$@"
+}
+
+install() {
+    apt install "$@" "$deb"
+}
+
+# Everything that a package could leave, except what belongs to dpkg, systemd and
+# libvirt at work.
+listing() {
+    find /etc /usr /var /run /lib /opt /srv \
+        \( -path /var/lib/dpkg -o -path /var/lib/apt -o -path /var/cache/apt \
+        -o -path /var/lib/systemd -o -path /var/log -o -path /run/systemd -o -path /run/udev \
+        -o -path /run/libvirt -o -path /var/lib/libvirt -o -path /var/cache/libvirt \
+        -o -path /run/log -o -path '/run/virt-mdev-test*' -o -path '/etc/apparmor.d/libvirt/*' -o -path /etc/libvirt/qemu \
+        -o -path /var/cache/ldconfig -o -path /run/lock -o -path /run/user \) -prune \
+        -o -print | sort
+}
+
+# The hook is at work: a domain gets its device, and takes it away.
+works() {
+    new_domain vm1
+    device "$device" 'type="mtty-2" parent="mtty"'
+    define
+    start vm1
+    runs_with vm1 "$device"
+    destroy vm1
+    released vm1 "$device"
+    virsh -q undefine vm1
+}
+
+step "a daemon that had no hook when it started"
+apt purge virt-mdev
+missing /usr/bin/virt-mdev /usr/bin/virt-mdev-hook "$hooks/50-virt-mdev" /etc/virt-mdev "$state"
+equal "hooks of libvirt" '' "$(find /etc/libvirt/hooks -mindepth 1 ! -type d)"
+clean=$(listing)
+systemctl restart libvirtd.service
+wake_libvirt >/dev/null
+new_domain bystander # runs through all of this
+define
+start bystander
+bystander=$(qemu_pid bystander)
+
+step "install: that daemon calls the hook"
+install
+exists /usr/bin/virt-mdev /etc/virt-mdev/config.toml
+equal "the link in qemu.d" /usr/bin/virt-mdev-hook "$(readlink "$hooks/50-virt-mdev")"
+works
+
+step "reinstall: what somebody configured stays"
+echo 'enabled = true # by hand' >/etc/virt-mdev/config.toml
+new_domain vm2 # with a device while the package is exchanged
+device "$(uuid 2)" 'type="mtty-2" parent="mtty"'
+define
+start vm2
+install --reinstall
+equal "the configuration" 'enabled = true # by hand' "$(cat /etc/virt-mdev/config.toml)"
+runs_with vm2 "$(uuid 2)"
+claimed vm2 "$(uuid 2)"
+destroy vm2
+released vm2 "$(uuid 2)"
+virsh -q undefine vm2
+
+step "remove: only the configuration stays"
+apt remove virt-mdev
+equal "what is left" $'/etc/virt-mdev\n/etc/virt-mdev/config.toml' \
+    "$(comm -13 <(echo "$clean") <(listing))"
+new_domain vm1
+device "$device" 'type="mtty-2" parent="mtty"'
+define
+refused vm1 "device not found"
+virsh -q undefine vm1
+
+step "purge: nothing stays"
+apt purge virt-mdev
+equal "what is left" '' "$(comm -13 <(echo "$clean") <(listing))"
+equal "what is missing" '' "$(comm -23 <(echo "$clean") <(listing))"
+
+step "install again: the running daemon sees it again"
+install
+new_domain vm1
+device "$device" 'type="mtty-9" parent="mtty"'
+define
+refused vm1 "error: vm1: " mtty-9 # our sentence, so the hook was called
+virsh -q undefine vm1
+equal "pid of the bystander's QEMU" "$bystander" "$(qemu_pid bystander)"
+destroy bystander
+virsh -q undefine bystander
