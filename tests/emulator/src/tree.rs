@@ -1,0 +1,295 @@
+//! The tree of files: what is where, with its owner and mode. It knows nothing of what an attribute means.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::SystemTime;
+
+use crate::model::Attribute;
+
+/// Number of a file, never used twice: a handle on what is gone finds nothing.
+pub type Ino = u64;
+
+/// The root, as FUSE numbers it.
+pub const ROOT: Ino = 1;
+
+/// What a file is.
+#[derive(Debug, Clone)]
+pub enum Kind {
+    /// A directory.
+    Dir(BTreeMap<String, Ino>),
+    /// A symbolic link and its text.
+    Link(String),
+    /// A file of sysfs: the model answers.
+    Attribute(Attribute),
+    /// A VFIO node: of the group or of the device with this number.
+    Node(Node),
+    /// An ordinary file.
+    File(Vec<u8>),
+    /// A socket; the kernel connects those that meet at the same inode.
+    Socket,
+}
+
+/// A VFIO node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Node {
+    /// `/dev/vfio/vfio`.
+    Container,
+    /// `/dev/vfio/N`.
+    Group(u32),
+    /// `/dev/vfio/devices/vfioN`.
+    Device(u32),
+}
+
+/// A file.
+#[derive(Debug, Clone)]
+pub struct File {
+    /// What it is.
+    pub kind: Kind,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Extended attributes.
+    pub xattrs: BTreeMap<String, Vec<u8>>,
+    /// The directory it is in.
+    pub parent: Ino,
+    /// Its name there.
+    pub name: String,
+    /// In how many directories it is.
+    pub links: u32,
+    /// How many have it open.
+    pub opens: u32,
+    /// When it was changed.
+    pub changed: SystemTime,
+}
+
+/// All files.
+#[derive(Debug)]
+pub struct Tree {
+    files: HashMap<Ino, File>,
+    next: Ino,
+}
+
+impl Default for Tree {
+    fn default() -> Self {
+        let mut tree = Self { files: HashMap::new(), next: ROOT };
+        tree.insert(Kind::Dir(BTreeMap::new()), 0o755, ROOT, "");
+        tree
+    }
+}
+
+impl Tree {
+    fn insert(&mut self, kind: Kind, mode: u32, parent: Ino, name: &str) -> Ino {
+        let ino = self.next;
+        self.next += 1;
+        let file = File {
+            kind,
+            mode,
+            uid: 0,
+            gid: 0,
+            xattrs: BTreeMap::new(),
+            parent,
+            name: name.to_owned(),
+            links: 1,
+            opens: 0,
+            changed: SystemTime::now(),
+        };
+        self.files.insert(ino, file);
+        ino
+    }
+
+    /// A file by its number.
+    pub fn get(&self, ino: Ino) -> Option<&File> {
+        self.files.get(&ino)
+    }
+
+    /// A file by its number, to be changed.
+    pub fn get_mut(&mut self, ino: Ino) -> Option<&mut File> {
+        self.files.get_mut(&ino)
+    }
+
+    /// What has this name in a directory.
+    pub fn child(&self, dir: Ino, name: &str) -> Option<Ino> {
+        match &self.get(dir)?.kind {
+            Kind::Dir(names) => names.get(name).copied(),
+            _ => None,
+        }
+    }
+
+    /// A file by its path; links are not followed.
+    pub fn find(&self, path: &str) -> Option<Ino> {
+        path.split('/').filter(|name| !name.is_empty()).try_fold(ROOT, |dir, name| self.child(dir, name))
+    }
+
+    /// Where a file is; an unlinked one has no path any more, and keeps its last.
+    pub fn path(&self, ino: Ino) -> String {
+        let mut names = Vec::new();
+        let mut at = ino;
+        while let Some(file) = self.get(at).filter(|_| at != ROOT) {
+            names.push(file.name.as_str());
+            at = file.parent;
+        }
+        names.iter().rev().fold(String::new(), |path, name| path + "/" + name)
+    }
+
+    /// Puts a new file into a directory; whatever had the name there is gone.
+    pub fn put(&mut self, dir: Ino, name: &str, kind: Kind, mode: u32) -> Ino {
+        self.unlink(dir, name);
+        let ino = self.insert(kind, mode, dir, name);
+        self.attach(dir, name, ino);
+        ino
+    }
+
+    fn attach(&mut self, dir: Ino, name: &str, ino: Ino) {
+        if let Some(File { kind: Kind::Dir(names), changed, .. }) = self.get_mut(dir) {
+            names.insert(name.to_owned(), ino);
+            *changed = SystemTime::now();
+        }
+    }
+
+    /// Gives a file one more name.
+    pub fn link(&mut self, ino: Ino, dir: Ino, name: &str) {
+        if let Some(file) = self.get_mut(ino) {
+            file.links += 1;
+            self.attach(dir, name, ino);
+        }
+    }
+
+    /// Takes a name away, and the file with it if that was its last and nobody has it open.
+    pub fn unlink(&mut self, dir: Ino, name: &str) {
+        let Some(ino) = self.child(dir, name) else { return };
+        if let Some(File { kind: Kind::Dir(names), changed, .. }) = self.get_mut(dir) {
+            names.remove(name);
+            *changed = SystemTime::now();
+        }
+        if let Some(file) = self.get_mut(ino) {
+            file.links = file.links.saturating_sub(1);
+        }
+        self.forget(ino);
+    }
+
+    /// Drops a file that has neither a name nor a user.
+    pub fn forget(&mut self, ino: Ino) {
+        // Also an attribute stays for those who have it open; the model then answers for what is gone.
+        if self.get(ino).is_none_or(|file| file.links > 0 || file.opens > 0) {
+            return;
+        }
+        if let Some(File { kind: Kind::Dir(names), .. }) = self.files.remove(&ino) {
+            for below in names.into_values() {
+                if let Some(file) = self.get_mut(below) {
+                    file.links = file.links.saturating_sub(1);
+                }
+                self.forget(below);
+            }
+        }
+    }
+
+    /// Moves a name; whatever had the new one is gone.
+    pub fn rename(&mut self, dir: Ino, name: &str, to: Ino, new: &str) {
+        let Some(ino) = self.child(dir, name) else { return };
+        if self.child(to, new) == Some(ino) {
+            return;
+        }
+        self.unlink(to, new);
+        if let Some(File { kind: Kind::Dir(names), .. }) = self.get_mut(dir) {
+            names.remove(name);
+        }
+        if let Some(file) = self.get_mut(ino) {
+            file.parent = to;
+            file.name = new.to_owned();
+        }
+        self.attach(to, new, ino);
+    }
+
+    /// Makes a directory and those above it.
+    pub fn dir(&mut self, path: &str) -> Ino {
+        path.split('/').filter(|name| !name.is_empty()).fold(ROOT, |dir, name| {
+            self.child(dir, name).unwrap_or_else(|| self.put(dir, name, Kind::Dir(BTreeMap::new()), 0o755))
+        })
+    }
+
+    /// Puts a file at a path, with the directories above it.
+    pub fn add(&mut self, path: &str, kind: Kind, mode: u32) -> Ino {
+        let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let dir = self.dir(dir);
+        self.put(dir, name, kind, mode)
+    }
+
+    /// Puts a link as sysfs makes it: relative, over the nearest directory that both are below
+    /// (`kernfs_get_target_path`).
+    pub fn add_link(&mut self, path: &str, target: &str) {
+        let text = relative(path, target);
+        self.add(path, Kind::Link(text), 0o777);
+    }
+
+    /// Takes away what is at a path, with all below it.
+    pub fn remove(&mut self, path: &str) {
+        let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
+        if let Some(dir) = self.find(dir) {
+            self.unlink(dir, name);
+        }
+    }
+
+    /// How many directories a directory has.
+    pub fn subdirs(&self, names: &BTreeMap<String, Ino>) -> u32 {
+        let is_dir = |ino: &&Ino| matches!(self.get(**ino), Some(File { kind: Kind::Dir(_), .. }));
+        u32::try_from(names.values().filter(is_dir).count()).unwrap_or(u32::MAX)
+    }
+}
+
+fn relative(path: &str, target: &str) -> String {
+    let from: Vec<&str> = path.split('/').collect();
+    let to: Vec<&str> = target.split('/').collect();
+    // Neither the link itself nor the target counts as a directory on the way.
+    let limit = from.len().min(to.len()) - 1;
+    let common = from.iter().zip(&to).take(limit).take_while(|(a, b)| a == b).count();
+    let up = vec![".."; from.len() - 1 - common];
+    [up.as_slice(), to.get(common..).unwrap_or_default()].concat().join("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_written_as_sysfs_writes_them() {
+        let device = "/sys/devices/virtual/mtty/mtty/u";
+        for (path, target, expected) in [
+            ("/sys/bus/mdev/devices/u", device, "../../../devices/virtual/mtty/mtty/u"),
+            ("/sys/class/mdev_bus/mtty", "/sys/devices/virtual/mtty/mtty", "../../devices/virtual/mtty/mtty"),
+            (
+                &format!("{device}/mdev_type"),
+                "/sys/devices/virtual/mtty/mtty/mdev_supported_types/mtty-1",
+                "../mdev_supported_types/mtty-1",
+            ),
+            (
+                &format!("{device}/iommu_group"),
+                "/sys/kernel/iommu_groups/0",
+                "../../../../../kernel/iommu_groups/0",
+            ),
+            (&format!("{device}/vfio-dev/vfio0/device"), device, "../../../u"),
+            ("/sys/devices/pci0000:41/b/physfn", "/sys/devices/pci0000:41/a", "../a"),
+        ] {
+            assert_eq!(relative(path, target), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn an_unlinked_file_stays_for_its_user() {
+        let mut tree = Tree::default();
+        let file = tree.add("/run/a", Kind::File(b"text".to_vec()), 0o644);
+        tree.get_mut(file).unwrap().opens = 1;
+        tree.remove("/run/a");
+        assert!(tree.get(file).is_some() && tree.find("/run/a").is_none());
+        tree.get_mut(file).unwrap().opens = 0;
+        tree.forget(file);
+        assert!(tree.get(file).is_none());
+        let attribute = tree.add("/sys/d/a", Kind::Attribute(Attribute::Sink), 0o444);
+        let other = tree.add("/sys/d/b", Kind::Attribute(Attribute::Sink), 0o444);
+        tree.get_mut(attribute).unwrap().opens = 1;
+        tree.remove("/sys/d");
+        assert_eq!(tree.get(attribute).unwrap().links, 0);
+        assert!(tree.get(other).is_none());
+    }
+}
