@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use crate::backend::mdev;
+use crate::backend::{self, Backend, proposal};
 use crate::config::Waits;
 use crate::host::{Host, Trouble, child, holders, see};
-use crate::ids::{AttributeName, DomainUuid, MdevUuid};
+use crate::ids::{AttributeName, DeviceId, DomainUuid};
 use crate::plan::{Plan, held_by};
 use crate::record::{Answers, Guard, Phase, Records, State};
 use crate::refusal::Refusal;
@@ -17,6 +17,8 @@ use crate::words::errno;
 
 /// How often a device that somebody still has open is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// Each time twice as long after, up to this: NVIDIA's driver may refuse for seconds, and is not to be pestered.
+const LOOK_AGAIN_AT_LAST: Duration = Duration::from_secs(1);
 
 impl From<Trouble> for Refusal {
     fn from(trouble: Trouble) -> Self {
@@ -102,8 +104,17 @@ fn perform(
         }
         Step::Attribute { device, name, value } => {
             guard.intend(step.clone(), None)?;
-            mdev::write_attribute(context.host, device, name, value)
+            // Before its device is made, where the attribute decides how: then the claim is made here.
+            claim(context, guard, device)?;
+            backend::write_attribute(context.host, device, name, value)
                 .map_err(|trouble| refused_attribute(device, name, value, &trouble))?;
+            guard.done();
+            Ok(())
+        }
+        Step::Online { device } | Step::Offline { device } => {
+            guard.intend(step.clone(), None)?;
+            set_online(context.host, device, matches!(step, Step::Online { .. }))
+                .map_err(|trouble| Refusal::Online { uuid: device.clone(), why: errno(&trouble.error) })?;
             guard.done();
             Ok(())
         }
@@ -114,7 +125,15 @@ fn perform(
     }
 }
 
-fn refused_attribute(device: &MdevUuid, name: &AttributeName, value: &str, trouble: &Trouble) -> Refusal {
+/// Only devices of the 2016 interface go online and offline; they have UUIDs.
+fn set_online(host: &Host, device: &DeviceId, online: bool) -> Result<(), Trouble> {
+    match device {
+        DeviceId::Mdev(uuid) => proposal::set_online(host, uuid, online),
+        DeviceId::Vf(_) => Ok(()),
+    }
+}
+
+fn refused_attribute(device: &DeviceId, name: &AttributeName, value: &str, trouble: &Trouble) -> Refusal {
     let why = match trouble.error.raw_os_error() {
         Some(_) if trouble.is(Errno::NOENT) => {
             format!("the device has no such attribute: {}", errno(&trouble.error))
@@ -125,7 +144,7 @@ fn refused_attribute(device: &MdevUuid, name: &AttributeName, value: &str, troub
     Refusal::Attribute { uuid: device.clone(), attribute: name.to_string(), value: value.to_owned(), why }
 }
 
-fn claim(context: Context<'_>, guard: &mut Guard<'_>, device: &MdevUuid) -> Result<(), Refusal> {
+fn claim(context: Context<'_>, guard: &mut Guard<'_>, device: &DeviceId) -> Result<(), Refusal> {
     match guard.claim(device, context.waits.lock)? {
         None => Ok(()),
         Some(owner) => {
@@ -139,20 +158,20 @@ fn claim(context: Context<'_>, guard: &mut Guard<'_>, device: &MdevUuid) -> Resu
 fn create(
     context: Context<'_>,
     guard: &mut Guard<'_>,
-    device: &MdevUuid,
+    device: &DeviceId,
     place: &Place,
     keep: bool,
     answers: Option<Answers>,
 ) -> Result<Option<Refusal>, Refusal> {
-    let card = mdev::card(context.host, &place.parent);
+    let card = backend::card(context.host, place);
     let _lock = context.records.lock_card(&card, context.waits.lock)?;
-    if mdev::free(context.host, place)? == 0 {
+    if backend::free(context.host, place)? == Some(0) {
         return Ok(Some(no_room(context, place)?));
     }
     let step = Step::Create { device: device.clone(), place: place.clone(), keep, otherwise: Vec::new() };
     guard.intend(step, answers)?;
     claim(context, guard, device)?;
-    match mdev::create(context.host, device, place) {
+    match backend::create(context.host, device, place) {
         Ok(()) => {
             guard.done();
             Ok(None)
@@ -183,8 +202,8 @@ fn create(
 }
 
 fn no_room(context: Context<'_>, place: &Place) -> Result<Refusal, Trouble> {
-    let holders = see::holders(context.host, context.records, &place.parent)?;
-    let free = mdev::free(context.host, place)?;
+    let holders = see::holders(context.host, context.records, place)?;
+    let free = backend::free(context.host, place)?.unwrap_or(0);
     let left = match held_by(&holders.iter().collect::<Vec<_>>()) {
         held if held.is_empty() => format!("{free} left"),
         held => format!("{free} left, held by {held}"),
@@ -219,7 +238,7 @@ pub enum Why {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Left {
     /// Which.
-    pub device: MdevUuid,
+    pub device: DeviceId,
     /// Why.
     pub why: Why,
 }
@@ -235,6 +254,7 @@ pub fn report(left: &[Left]) {
 /// open. The lock is not held while waiting. The guard that comes back has what could not be removed in its record.
 pub fn settle<'a>(context: Context<'a>, domain: &DomainUuid) -> Result<(Guard<'a>, Vec<Left>), Trouble> {
     let deadline = Instant::now() + context.waits.release;
+    let mut pause = LOOK_AGAIN;
     loop {
         let mut guard = context.records.lock(domain, context.waits.lock)?;
         let left = unwind(context, &mut guard, deadline)?;
@@ -244,7 +264,8 @@ pub fn settle<'a>(context: Context<'a>, domain: &DomainUuid) -> Result<(Guard<'a
             return Ok((guard, left));
         }
         drop(guard);
-        std::thread::sleep(LOOK_AGAIN);
+        std::thread::sleep(pause.min(deadline.saturating_duration_since(Instant::now())));
+        pause = (pause * 2).min(LOOK_AGAIN_AT_LAST);
     }
 }
 
@@ -294,28 +315,44 @@ fn unwind(context: Context<'_>, guard: &mut Guard<'_>, deadline: Instant) -> Res
                 guard.unclaim(device);
                 guard.remove(at);
             }
-            (Step::Attribute { .. } | Step::Destroy { .. }, _) => guard.remove(at),
+            (_, Some(Step::Offline { device })) => {
+                log::info!(VIRT_MDEV_UUID:% = device; "take {device} offline");
+                // A device that does not go offline may still be destroyed, and one that is gone is offline.
+                if let Err(trouble) = set_online(context.host, &device, false) {
+                    if !trouble.is(Errno::NOENT) {
+                        log::warn!(VIRT_MDEV_UUID:% = device; "{trouble}");
+                    }
+                }
+                guard.remove(at);
+            }
+            (Step::Attribute { device, .. }, _) => {
+                guard.remove(at);
+                if !guard.steps().iter().any(|entry| entry.step.device() == device) {
+                    guard.unclaim(device);
+                }
+            }
+            (_, _) => guard.remove(at),
         }
     }
     guard.end()?;
     Ok(left)
 }
 
-fn is_at(host: &Host, device: &MdevUuid, place: &Place) -> bool {
-    mdev::place_of(host, device).is_ok_and(|found| found.as_ref() == Some(place))
+fn is_at(host: &Host, device: &DeviceId, place: &Place) -> bool {
+    backend::existing(host, device).is_ok_and(|found| found.is_some_and(|found| found.is_at(place)))
 }
 
 /// Takes a device of ours away, if it is where we made it and nobody has it open.
-fn destroy(context: Context<'_>, device: &MdevUuid, place: &Place, deadline: Instant) -> Result<(), Why> {
+fn destroy(context: Context<'_>, device: &DeviceId, place: &Place, deadline: Instant) -> Result<(), Why> {
     let host = context.host;
     let failed = |error: &std::io::Error| Why::Failed { what: errno(error), again: false };
-    match mdev::place_of(host, device) {
-        Ok(Some(found)) if found == *place => {}
+    match backend::existing(host, device) {
+        Ok(Some(found)) if found.is_at(place) => {}
         Ok(Some(found)) => {
-            log::warn!("{device} is {found} now and was {place}: not ours any more, left alone");
+            log::warn!("{device} is {} now and was {place}: not ours any more, left alone", found.place);
             return Ok(());
         }
-        Ok(None) if mdev::is_there(host, device, &place.parent) => return Err(Why::Pending),
+        Ok(None) if backend::is_there(host, device, place) => return Err(Why::Pending),
         Ok(None) => return Ok(()),
         Err(trouble) => return Err(failed(&trouble.error)),
     }
@@ -325,16 +362,22 @@ fn destroy(context: Context<'_>, device: &MdevUuid, place: &Place, deadline: Ins
     let step = Step::Destroy { device: device.clone(), place: place.clone() };
     let outcome = child::perform(&step, deadline.saturating_duration_since(Instant::now()));
     // Whatever the write said: a device whose directory is gone is gone, and one whose directory is there is not.
-    if !mdev::is_there(host, device, &place.parent) {
+    if !backend::is_there(host, device, place) {
         return Ok(());
     }
+    // A virtual function's type may be refused to go for some seconds after QEMU has ended.
+    let lingers = place.backend == Backend::Nvidia;
     Err(match outcome {
+        Ok(child::Outcome::Done) if lingers => {
+            Why::Failed { what: "the driver took the write and kept the type".to_owned(), again: true }
+        }
         Ok(child::Outcome::Blocked | child::Outcome::Done) => Why::Pending,
         // EAGAIN and ENODEV: another removal got there first (`mdev_device_remove`); it is over in a moment.
         Ok(child::Outcome::Failed(error)) => Why::Failed {
-            again: [Errno::AGAIN, Errno::NODEV, Errno::NOENT]
-                .iter()
-                .any(|e| error.raw_os_error() == Some(e.raw_os_error())),
+            again: lingers
+                || [Errno::AGAIN, Errno::NODEV, Errno::NOENT]
+                    .iter()
+                    .any(|again| error.raw_os_error() == Some(again.raw_os_error())),
             what: errno(&error),
         },
         Err(error) => failed(&error),

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::process::ExitCode;
 
-use crate::backend::mdev;
+use crate::backend::{self, nvidia};
 use crate::config::Config;
 use crate::domain::{self, Domain, MAX_XML};
 use crate::event::{Action, Call, Event};
@@ -96,13 +96,13 @@ fn prepare(host: &Host, call: &Call) -> Result<(), Refusal> {
         log::warn!("/{}: {warning}", crate::config::PATH);
     }
     let context = Context { host, records: &records, waits: config.waits };
-    let requests = requests(&domain);
+    let requests = requests(&domain, |address| nvidia::is_vgpu(host, address))?;
     let (mut guard, left) = execute::settle(context, &domain.uuid)?;
     if let Some(left) = left.into_iter().next() {
         return Err(Refusal::Remove { uuid: left.device, why: left.why.to_string() });
     }
     let seen = see::see(host, &records, &domain.uuid, &requests)?;
-    let plan = plan::prepare(&requests, &seen, config.placement)?;
+    let plan = plan::prepare(&domain.uuid, &requests, &seen, config.placement)?;
     for note in &plan.notes {
         log::warn!("{note}");
     }
@@ -146,7 +146,7 @@ fn follow(host: &Host, call: &Call, event: Event) -> Result<(), Refusal> {
         _ => {}
     }
     for (device, place, ..) in guard.record().iter().flat_map(|record| record.devices()) {
-        if !mdev::is_there(host, device, &place.parent) {
+        if !backend::is_there(host, device, place) {
             log::error!(VIRT_MDEV_UUID:% = device; "device {device}, {place}, is gone although the domain has it");
         }
     }

@@ -115,9 +115,11 @@ impl TypeWish {
         TypeId(self.0.clone())
     }
 
-    /// Whether a type with this id, or this vendor's name, is what was wished for, and how closely.
+    /// Whether a type with this id, or this vendor's name, is what was wished for, and how closely. NVIDIA's types
+    /// have bare numbers in its later interfaces: `nvidia-1145` and `1145` mean the same.
     pub fn matches(&self, id: &TypeId, name: Option<&str>) -> Option<Match> {
-        if self.0 == id.0 {
+        let bare = |text: &str| text.strip_prefix("nvidia-").unwrap_or(text).to_owned();
+        if bare(&self.0) == bare(&id.0) {
             Some(Match::Id)
         } else if name == Some(self.0.as_str()) {
             Some(Match::Name)
@@ -126,6 +128,73 @@ impl TypeWish {
         } else {
             None
         }
+    }
+}
+
+identity! {
+    /// A PCI function as sysfs writes it, `0000:86:00.4`: the identity of a virtual function that is a vGPU.
+    PciAddress, String, |text| parse_pci(text).map(|()| text.to_owned())
+}
+
+impl PciAddress {
+    /// The same device as a parent: with NVIDIA's vendor VFIO a virtual function is both.
+    pub fn as_parent(&self) -> Parent {
+        Parent(self.0.clone())
+    }
+}
+
+/// `dddd:bb:ss.f` in lower-case hexadecimal; domains have more digits on some machines.
+fn parse_pci(text: &str) -> Result<(), Malformed> {
+    const WHY: Malformed = Malformed("not a PCI address of the form 0000:86:00.4");
+    let hex = |text: &str, digits: std::ops::RangeInclusive<usize>| {
+        digits.contains(&text.len()) && text.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f'))
+    };
+    let (domain, rest) = text.split_once(':').ok_or(WHY)?;
+    let (bus, rest) = rest.split_once(':').ok_or(WHY)?;
+    let (slot, function) = rest.split_once('.').ok_or(WHY)?;
+    let good = hex(domain, 4..=8) && hex(bus, 2..=2) && hex(slot, 2..=2) && hex(function, 1..=1);
+    if good { Ok(()) } else { Err(WHY) }
+}
+
+/// What a domain's device is known by: in steps, records and claims.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum DeviceId {
+    /// A mediated device, by its UUID.
+    Mdev(MdevUuid),
+    /// A virtual function that carries a vGPU of NVIDIA's vendor VFIO, by its address: there is no mediated device.
+    Vf(PciAddress),
+}
+
+impl DeviceId {
+    /// A UUID or a PCI address.
+    pub fn parse(text: &str) -> Result<Self, Malformed> {
+        MdevUuid::parse(text)
+            .map(Self::Mdev)
+            .or_else(|_| PciAddress::parse(text).map(Self::Vf))
+            .map_err(|_| Malformed("neither a UUID nor a PCI address"))
+    }
+}
+
+impl fmt::Display for DeviceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mdev(uuid) => uuid.fmt(f),
+            Self::Vf(address) => address.fmt(f),
+        }
+    }
+}
+
+impl TryFrom<String> for DeviceId {
+    type Error = Malformed;
+    fn try_from(text: String) -> Result<Self, Malformed> {
+        Self::parse(&text)
+    }
+}
+
+impl From<DeviceId> for String {
+    fn from(device: DeviceId) -> String {
+        device.to_string()
     }
 }
 
@@ -138,6 +207,8 @@ pub enum Match {
     Name,
     /// The vendor's name but for upper and lower case.
     NameInOtherCase,
+    /// Unknown: the parent lists no types, and the domain names this parent.
+    Unchecked,
 }
 
 /// What belongs to the kernel's device model and not to the driver: removing, unbinding or re-binding the device

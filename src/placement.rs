@@ -11,27 +11,30 @@ pub type Taken = BTreeMap<Place, u32>;
 
 /// What is left of an offer after what the plan has taken of it. Types of one parent share a pool whose rules only
 /// the driver knows, so this counts takings of the same type only; whether there is room is decided by the write.
-pub fn left(offer: &Offer, taken: &Taken) -> u32 {
-    offer.free.saturating_sub(taken.get(&offer.place).copied().unwrap_or(0))
+/// `None`: the interface does not say.
+pub fn left(offer: &Offer, taken: &Taken) -> Option<u32> {
+    offer.free.map(|free| free.saturating_sub(taken.get(&offer.place).copied().unwrap_or(0)))
 }
 
 /// The offers that have room, best first.
 ///
 /// Cards are compared, not parents: on SR-IOV cards each virtual function is a parent with one place, and filling
-/// "one parent" there would say nothing. Within a card the first parent by name is taken.
+/// "one parent" there would say nothing. Within a card the first parent by name is taken. Cards whose room is not
+/// known come last, the ones with fewest of the plan's own devices first: the write decides.
 pub fn order<'a>(offers: &'a [Offer], placement: Placement, taken: &Taken) -> Vec<&'a Offer> {
     let mut room: BTreeMap<&str, u32> = BTreeMap::new();
     for offer in offers {
-        *room.entry(&offer.card).or_default() += left(offer, taken);
+        *room.entry(&offer.card).or_default() += left(offer, taken).unwrap_or(0);
     }
-    let mut fitting: Vec<&Offer> = offers.iter().filter(|offer| left(offer, taken) > 0).collect();
+    let mut fitting: Vec<&Offer> = offers.iter().filter(|offer| left(offer, taken) != Some(0)).collect();
     fitting.sort_by_key(|offer| {
         let room = i64::from(room.get(offer.card.as_str()).copied().unwrap_or(0));
         let rank = match placement {
             Placement::Pack => room,
             Placement::Spread => -room,
         };
-        (rank, &offer.card, &offer.place)
+        let unknown = offer.free.is_none().then(|| taken.get(&offer.place).copied().unwrap_or(0));
+        (unknown, rank, &offer.card, &offer.place)
     });
     fitting
 }
@@ -48,14 +51,16 @@ mod tests {
                 backend: Backend::Mdev,
                 parent: Parent::parse(parent).unwrap(),
                 kind: TypeId::parse("t").unwrap(),
+                arguments: String::new(),
             },
             fit: Match::Id,
             name: None,
             api: "vfio-pci".to_owned(),
-            free,
+            free: Some(free),
             max: None,
             card: card.to_owned(),
             numa: None,
+            id_argument: None,
             holders: vec![],
         }
     }

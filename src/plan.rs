@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::backend::{Backend, nvidia, proposal};
 use crate::domain::{Placement, Wanted};
+use crate::ids::{DeviceId, DomainUuid};
 use crate::placement::{self, Taken};
 use crate::refusal::{Refusal, nearest};
 use crate::request::Request;
@@ -32,42 +34,46 @@ pub struct Plan {
     pub notes: Vec<String>,
 }
 
-/// What prepare does: all devices are created, then their attributes are written in order.
-pub fn prepare(requests: &[Request], seen: &Seen, default: Placement) -> Result<Plan, Refusal> {
+/// What prepare does: all devices are created, then their attributes are written in order, then all are brought online.
+pub fn prepare(
+    domain: &DomainUuid,
+    requests: &[Request],
+    seen: &Seen,
+    default: Placement,
+) -> Result<Plan, Refusal> {
     let mut plan = Plan::default();
     let mut attributes = Vec::new();
+    let mut online = Vec::new();
     let mut taken = Taken::new();
     for (request, sight) in requests.iter().zip(&seen.sights) {
         if let Some(owner) = &sight.owner {
             return Err(Refusal::ClaimedByOther { uuid: request.device.clone(), owner: owner.name.clone() });
         }
-        let kept = seen.kept.iter().any(|(device, place)| {
-            *device == request.device
-                && sight.existing.as_ref().is_some_and(|existing| existing.place == *place)
+        let kept = seen.kept.iter().find(|(device, place)| {
+            *device == request.device && sight.existing.as_ref().is_some_and(|existing| existing.is_at(place))
         });
         let planned = match (&sight.existing, &request.wanted) {
             (Some(existing), wanted) => found(request, existing, wanted.as_ref(), kept)?,
-            (None, Some(wanted)) => create(request, wanted, sight, default, &mut taken)?,
+            (None, Some(wanted)) => create(domain, request, wanted, sight, default, &mut taken)?,
             // Only the hostdev names it, and it is not there: libvirt says so, and nothing is ours to do.
             (None, None) => continue,
         };
+        let foreign = matches!(planned.step, Step::Use { .. });
         if let Some(wanted) = &request.wanted {
-            if matches!(planned.step, Step::Use { .. }) {
-                if !wanted.attributes.is_empty() {
-                    plan.notes.push(format!(
-                        "the attributes of {} are not written: somebody else made the device",
-                        request.device
-                    ));
-                }
-            } else {
-                attributes.extend(wanted.attributes.iter().map(|attribute| Planned {
-                    step: Step::Attribute {
-                        device: request.device.clone(),
-                        name: attribute.name.clone(),
-                        value: attribute.value.clone(),
-                    },
-                    why: String::new(),
-                }));
+            let ordered = wanted.attributes.iter().map(|attribute| Step::Attribute {
+                device: request.device.clone(),
+                name: attribute.name.clone(),
+                value: attribute.value.clone(),
+            });
+            if !foreign {
+                let (before, after): (Vec<_>, Vec<_>) = ordered.partition(comes_before_create);
+                plan.steps.extend(before.into_iter().map(Planned::from));
+                attributes.extend(after.into_iter().map(Planned::from));
+            } else if !wanted.attributes.is_empty() {
+                plan.notes.push(format!(
+                    "the attributes of {} are not written: somebody else made the device",
+                    request.device
+                ));
             }
             if !request.opened {
                 plan.notes.push(format!(
@@ -76,10 +82,25 @@ pub fn prepare(requests: &[Request], seen: &Seen, default: Placement) -> Result<
                 ));
             }
         }
+        if !foreign && planned.step.place().is_some_and(|place| place.backend == Backend::Proposal) {
+            online.push(Planned::from(Step::Online { device: request.device.clone() }));
+        }
         plan.steps.push(planned);
     }
     plan.steps.append(&mut attributes);
+    plan.steps.append(&mut online);
     Ok(plan)
+}
+
+impl From<Step> for Planned {
+    fn from(step: Step) -> Self {
+        Self { step, why: String::new() }
+    }
+}
+
+/// The one attribute that decides where the device is made, and must stand before it is.
+fn comes_before_create(step: &Step) -> bool {
+    matches!(step, Step::Attribute { device: DeviceId::Vf(_), name, .. } if name.to_string() == nvidia::BEFORE)
 }
 
 /// The device is there already.
@@ -87,11 +108,14 @@ fn found(
     request: &Request,
     existing: &Existing,
     wanted: Option<&Wanted>,
-    kept: bool,
+    kept: Option<&(DeviceId, Place)>,
 ) -> Result<Planned, Refusal> {
-    let (device, place) = (request.device.clone(), existing.place.clone());
+    let device = request.device.clone();
+    // Where the type cannot be read back, our own record knows it.
+    let place = kept.map_or_else(|| existing.place.clone(), |(_, place)| place.clone());
     if let Some(wanted) = wanted {
-        let fits = wanted.wish.matches(&place.kind, existing.name.as_deref()).is_some();
+        let typed = existing.typed || kept.is_some();
+        let fits = !typed || wanted.wish.matches(&place.kind, existing.name.as_deref()).is_some();
         if !fits || !(wanted.parents.is_empty() || wanted.parents.contains(&place.parent)) {
             let on = match wanted.parents.as_slice() {
                 [] => String::new(),
@@ -109,10 +133,9 @@ fn found(
     }
     check_model(request, &place, &existing.api)?;
     let keep = wanted.is_some_and(|wanted| wanted.keep);
-    Ok(if kept {
-        Planned { step: Step::Adopt { device, place, keep }, why: String::new() }
-    } else {
-        Planned { step: Step::Use { device, place }, why: "it is there already".to_owned() }
+    Ok(match kept {
+        Some(_) => Step::Adopt { device, place, keep }.into(),
+        None => Planned { step: Step::Use { device, place }, why: "it is there already".to_owned() },
     })
 }
 
@@ -132,13 +155,14 @@ fn check_model(request: &Request, place: &Place, api: &str) -> Result<(), Refusa
 }
 
 fn create(
+    domain: &DomainUuid,
     request: &Request,
     wanted: &Wanted,
     sight: &Sight,
     default: Placement,
     taken: &mut Taken,
 ) -> Result<Planned, Refusal> {
-    let offers = fitting(wanted, sight)?;
+    let offers = fitting(request, wanted, sight)?;
     let placement = wanted.placement.unwrap_or(default);
     let mut ordered = placement::order(&offers, placement, taken);
     if !wanted.parents.is_empty() {
@@ -151,21 +175,39 @@ fn create(
     for offer in &ordered {
         check_model(request, &offer.place, &offer.api)?;
     }
-    let why = why(wanted, placement, best, rest.len(), placement::left(best, taken));
+    let why = why(request, wanted, placement, best, rest.len(), placement::left(best, taken));
     *taken.entry(best.place.clone()).or_default() += 1;
+    let with_arguments = |offer: &Offer| Place {
+        arguments: match offer.place.backend {
+            Backend::Proposal => proposal::arguments(offer, domain, &wanted.arguments),
+            Backend::Mdev | Backend::Nvidia => String::new(),
+        },
+        ..offer.place.clone()
+    };
     Ok(Planned {
         step: Step::Create {
             device: request.device.clone(),
-            place: best.place.clone(),
+            place: with_arguments(best),
             keep: wanted.keep,
-            otherwise: rest.iter().map(|offer| offer.place.clone()).collect(),
+            otherwise: rest.iter().map(|offer| with_arguments(offer)).collect(),
         },
         why,
     })
 }
 
-fn why(wanted: &Wanted, placement: Placement, best: &Offer, others: usize, left: u32) -> String {
+fn why(
+    request: &Request,
+    wanted: &Wanted,
+    placement: Placement,
+    best: &Offer,
+    others: usize,
+    left: Option<u32>,
+) -> String {
     let name = best.name.as_ref().map(|name| format!("\"{}\", ", printable(name))).unwrap_or_default();
+    if matches!(request.device, DeviceId::Vf(_)) {
+        return format!("{name}the function that the domain passes through");
+    }
+    let left = left.map_or_else(|| "room unknown".to_owned(), |left| format!("{left} left"));
     let reason = match (wanted.parents.as_slice(), others) {
         ([_], _) => "the parent that the domain names".to_owned(),
         ([], 0) => "the only parent that has room for it".to_owned(),
@@ -178,23 +220,39 @@ fn why(wanted: &Wanted, placement: Placement, best: &Offer, others: usize, left:
         }
         (_, _) => "the first of the named parents that has room".to_owned(),
     };
-    format!("{name}{left} left, {reason}")
+    format!("{name}{left}, {reason}")
 }
 
 /// The offers that come into question, or why there are none.
-fn fitting(wanted: &Wanted, sight: &Sight) -> Result<Vec<Offer>, Refusal> {
+fn fitting(request: &Request, wanted: &Wanted, sight: &Sight) -> Result<Vec<Offer>, Refusal> {
     if sight.parents.is_empty() {
         return Err(match sight.missing.first() {
-            Some(parent) => Refusal::NoSuchParent {
-                parent: parent.clone(),
-                path: ["/sys/class/mdev_bus", &parent.to_string()].iter().collect(),
-            },
+            Some(parent) => Refusal::NoSuchParent { parent: parent.clone() },
             None => Refusal::NoParents,
         });
+    }
+    let by_uuid = matches!(request.device, DeviceId::Mdev(_));
+    if let Some(offer) = sight.offers.iter().find(|offer| by_uuid && offer.place.backend == Backend::Nvidia) {
+        let (device, parent) = (request.device.clone(), offer.place.parent.clone());
+        return Err(Refusal::NoUuidThere { device, parent });
+    }
+    let takes_arguments = |offer: &&Offer| offer.place.backend == Backend::Proposal;
+    if !wanted.arguments.is_empty() {
+        if let Some(offer) = sight.offers.iter().find(|offer| !takes_arguments(offer)) {
+            let (device, parent) = (request.device.clone(), offer.place.parent.clone());
+            return Err(Refusal::NoArgumentsThere { device, parent });
+        }
     }
     let Some(fit) = sight.offers.iter().map(|offer| offer.fit).min() else {
         let names =
             sight.known.iter().flat_map(|known| known.split('"').map(str::trim)).filter(|n| !n.is_empty());
+        if !sight.card_holders.is_empty() {
+            let card = list(&sight.parents.iter().map(ToString::to_string).collect::<Vec<_>>());
+            let held = held_by(&sight.card_holders.iter().collect::<Vec<_>>());
+            let what = printable(&wanted.wish.to_string()).to_string();
+            let left = format!("not creatable there now, its card's functions are held by {held}");
+            return Err(Refusal::NoRoom { what, place: card, left, hint: None });
+        }
         return Err(Refusal::NoSuchType {
             wish: wanted.wish.clone(),
             parents: sight.parents.clone(),
@@ -236,13 +294,14 @@ fn fitting(wanted: &Wanted, sight: &Sight) -> Result<Vec<Offer>, Refusal> {
 
 fn no_room(wanted: &Wanted, offers: &[Offer], sight: &Sight, taken: &Taken) -> Refusal {
     let parents: Vec<String> = offers.iter().map(|offer| offer.place.parent.to_string()).collect();
-    let free: u32 = offers.iter().map(|offer| offer.free).sum();
+    let free: u32 = offers.iter().filter_map(|offer| offer.free).sum();
     let max: Option<u32> = offers.iter().map(|offer| offer.max).sum();
     let of = max.map(|max| format!(" of {max}")).unwrap_or_default();
     let own: u32 = offers.iter().filter_map(|offer| taken.get(&offer.place)).sum();
     let mut hint = None;
     let left = if own > 0 {
-        hint = Some("ask for fewer devices, or name no parent".to_owned());
+        let or = if wanted.parents.is_empty() { "" } else { ", or drop parent=\"…\"" };
+        hint = Some(format!("give the domain fewer devices{or}"));
         format!("{free}{of} left, and the domain's devices before this one take {own}")
     } else {
         let holders: Vec<&Holder> = offers.iter().flat_map(|offer| &offer.holders).collect();
@@ -251,14 +310,10 @@ fn no_room(wanted: &Wanted, offers: &[Offer], sight: &Sight, taken: &Taken) -> R
             held => format!("{free}{of} left, held by {held}"),
         }
     };
-    let elsewhere = sight.elsewhere.iter().find(|offer| offer.free > 0).map(|offer| {
+    let elsewhere = sight.elsewhere.iter().find(|offer| offer.free != Some(0)).map(|offer| {
         let named: Vec<String> = wanted.parents.iter().map(ToString::to_string).collect();
-        format!(
-            "{} has {} left; drop parent=\"{}\" to let virt-mdev choose",
-            offer.place.parent,
-            offer.free,
-            named.join(" ")
-        )
+        let left = offer.free.map_or_else(|| "may have room".to_owned(), |free| format!("has {free} left"));
+        format!("{} {left}; drop parent=\"{}\" to let virt-mdev choose", offer.place.parent, named.join(" "))
     });
     let kind = offers.first().map(|offer| offer.place.kind.to_string()).unwrap_or_default();
     let what = if kind == wanted.wish.to_string() {

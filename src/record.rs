@@ -3,7 +3,7 @@
 //! ```text
 //! /run/virt-mdev/                    0755 root
 //!   domains/<domain uuid>.json       one domain's record; replaced whole, by rename
-//!   devices/<mdev uuid>              claim: a link whose target is the domain's uuid; made before the device is
+//!   devices/<mdev uuid | VF address> claim: a link whose target is the domain's uuid; made before the device is
 //!   by-name/<hash of the name>       index: a link whose target is the domain's uuid
 //!   locks/domain-00 … domain-ff      kernel locks, one of them for each domain
 //!   locks/card-00 … card-ff          kernel locks, one of them for each physical card
@@ -32,7 +32,7 @@ use uuid::Uuid;
 use crate::host::daemon::Process;
 use crate::host::lock::{self, Lock};
 use crate::host::{Host, Trouble, open};
-use crate::ids::{DomainUuid, MdevUuid};
+use crate::ids::{DeviceId, DomainUuid};
 use crate::seen::Owner;
 use crate::step::{Place, Step};
 
@@ -122,13 +122,13 @@ pub struct Record {
 
 impl Record {
     /// The devices of this domain: each once, with where it is, whether we made it, and how far that has come.
-    pub fn devices(&self) -> impl Iterator<Item = (&MdevUuid, &Place, bool, State)> {
+    pub fn devices(&self) -> impl Iterator<Item = (&DeviceId, &Place, bool, State)> {
         self.steps.iter().filter_map(|entry| match &entry.step {
             Step::Create { device, place, .. } | Step::Adopt { device, place, .. } => {
                 Some((device, place, true, entry.state))
             }
             Step::Use { device, place } => Some((device, place, false, entry.state)),
-            Step::Attribute { .. } | Step::Destroy { .. } => None,
+            _ => None,
         })
     }
 }
@@ -161,7 +161,7 @@ impl Records {
         self.base.join(format!("domains/{domain}.json"))
     }
 
-    fn claim(&self, device: &MdevUuid) -> PathBuf {
+    fn claim(&self, device: &DeviceId) -> PathBuf {
         self.base.join(format!("devices/{device}"))
     }
 
@@ -192,7 +192,7 @@ impl Records {
     }
 
     /// The domain whose claim on a device stands, with its name.
-    pub fn owner(&self, device: &MdevUuid) -> Option<Owner> {
+    pub fn owner(&self, device: &DeviceId) -> Option<Owner> {
         let uuid = link_text(&self.claim(device)).and_then(|text| DomainUuid::parse(&text).ok())?;
         let record = self.read(&uuid).ok().flatten()?;
         Some(Owner { uuid, name: record.domain.name })

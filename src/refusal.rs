@@ -2,9 +2,7 @@
 //!
 //! The user of `virsh start` sees `error: DOMAIN: SENTENCE` and, where there is a fix, `hint: FIX`.
 
-use std::path::PathBuf;
-
-use crate::ids::{MdevUuid, Parent, TypeId, TypeWish};
+use crate::ids::{DeviceId, MdevUuid, Parent, TypeId, TypeWish};
 use crate::words::{list, printable};
 
 /// Why a domain's devices cannot be made.
@@ -44,16 +42,22 @@ pub enum Refusal {
     DuplicateUuid { uuid: MdevUuid, element: &'static str },
     #[error("text between the elements of <devices> in the metadata: \"{}\"", printable(.0))]
     StrayText(String),
-    #[error(
-        "<argument> of device {device}: arguments are for the 2016 interface, which no parent of this host has"
-    )]
-    ArgumentNotHere { device: String },
+    #[error("{device} {why}")]
+    Function { device: String, why: String },
+    #[error("{device} is wanted by more than one <device>")]
+    FunctionTwice { device: String },
+    #[error("hostdev {address} has managed='yes': libvirt would take the vGPU's driver away from it")]
+    ManagedFunction { address: String },
 
     // What the host has.
-    #[error("no parent {parent} on this host: {} does not exist", path.display())]
-    NoSuchParent { parent: Parent, path: PathBuf },
+    #[error("no parent {parent} on this host: nothing of that name offers mediated devices")]
+    NoSuchParent { parent: Parent },
     #[error("no device on this host offers mediated devices: /sys/class/mdev_bus is empty or not there")]
     NoParents,
+    #[error("device {device}: {parent} takes a vGPU type itself and makes no devices with a uuid")]
+    NoUuidThere { device: DeviceId, parent: Parent },
+    #[error("device {device}: {parent} speaks no interface that takes arguments")]
+    NoArgumentsThere { device: DeviceId, parent: Parent },
     #[error("type \"{}\" is not offered by {}", printable(&wish.to_string()), list(&names(parents)))]
     NoSuchType { wish: TypeWish, parents: Vec<Parent>, known: Vec<String>, meant: Option<String> },
     #[error("type \"{}\" fits several types of {parent} but for upper and lower case: {}", printable(&wish.to_string()), list(&ids(found)))]
@@ -63,19 +67,21 @@ pub enum Refusal {
     #[error("no room for {what} on {place}: {left}")]
     NoRoom { what: String, place: String, left: String, hint: Option<String> },
     #[error("hostdev {uuid} has model=\"{}\", but {kind} on {parent} is {api}", printable(model))]
-    Model { uuid: MdevUuid, model: String, kind: TypeId, parent: Parent, api: String },
+    Model { uuid: DeviceId, model: String, kind: TypeId, parent: Parent, api: String },
     #[error("device {uuid} exists already as {} on {parent}, and the domain wants {wanted}", printable(kind))]
-    OtherDevice { uuid: MdevUuid, kind: String, parent: Parent, wanted: String },
+    OtherDevice { uuid: DeviceId, kind: String, parent: Parent, wanted: String },
     #[error("device {uuid} belongs to domain {}", printable(owner))]
-    ClaimedByOther { uuid: MdevUuid, owner: String },
+    ClaimedByOther { uuid: DeviceId, owner: String },
 
     // What happened while doing it.
     #[error("creating device {uuid} as {kind} on {parent}: {why}")]
-    Create { uuid: MdevUuid, kind: TypeId, parent: Parent, why: String },
+    Create { uuid: DeviceId, kind: TypeId, parent: Parent, why: String },
     #[error("attribute {attribute}=\"{}\" of device {uuid}: {why}", printable(value))]
-    Attribute { uuid: MdevUuid, attribute: String, value: String, why: String },
+    Attribute { uuid: DeviceId, attribute: String, value: String, why: String },
+    #[error("device {uuid} cannot be brought online: {why}")]
+    Online { uuid: DeviceId, why: String },
     #[error("device {uuid} cannot be removed: {why}")]
-    Remove { uuid: MdevUuid, why: String },
+    Remove { uuid: DeviceId, why: String },
     #[error("{what}: {why}")]
     Io { what: String, why: String },
     #[error("{path}: {why}")]
@@ -90,9 +96,7 @@ impl Refusal {
             Self::UnknownAttribute { meant: Some(meant), .. } => Some(format!("did you mean \"{meant}\"?")),
             Self::UnknownAttribute { known, .. } => Some(format!("known attributes: {known}")),
             Self::DuplicateUuid { .. } => Some("every device needs a uuid of its own; `uuidgen` makes one".to_owned()),
-            Self::ArgumentNotHere { .. } => {
-                Some("driver attributes are written with <attribute name=\"…\" value=\"…\"/>".to_owned())
-            }
+            Self::ManagedFunction { .. } => Some("write managed='no' in that <hostdev type='pci'>".to_owned()),
             Self::NoSuchParent { .. } | Self::NoParents => {
                 Some("is its driver loaded, and its vendor's service running? `virt-mdev types` shows what is there".to_owned())
             }
@@ -110,9 +114,18 @@ impl Refusal {
             }
             Self::NoRoom { hint, .. } => hint.clone(),
             Self::Model { api, .. } => Some(format!("write model='{api}' in the <hostdev>")),
-            Self::OtherDevice { uuid, .. } => {
-                Some(format!("give the domain's device another uuid, or remove that one: echo 1 > /sys/bus/mdev/devices/{uuid}/remove"))
+            Self::NoUuidThere { parent, .. } => Some(format!(
+                "leave uuid=\"…\" out, and pass the function through: <hostdev type='pci' managed='no'> with the address {parent}"
+            )),
+            Self::NoArgumentsThere { .. } => {
+                Some("driver attributes are written with <attribute name=\"…\" value=\"…\"/>".to_owned())
             }
+            Self::OtherDevice { uuid: DeviceId::Mdev(uuid), .. } => Some(format!(
+                "give the domain's device another uuid, or remove that one: echo 1 > /sys/bus/mdev/devices/{uuid}/remove"
+            )),
+            Self::OtherDevice { uuid: DeviceId::Vf(address), .. } => Some(format!(
+                "pass another virtual function through, or clear that one: echo 0 > /sys/bus/pci/devices/{address}/nvidia/current_vgpu_type"
+            )),
             Self::ClaimedByOther { .. } => {
                 Some("a cloned domain keeps the uuids of its original: give it fresh ones (`uuidgen`) in metadata and hostdev".to_owned())
             }

@@ -1,13 +1,15 @@
-//! Metadata and hostdevs → [`Request`]s: what the domain asks of the host, joined by UUID and judged.
+//! Metadata and hostdevs → [`Request`]s: what the domain asks of the host, joined and judged.
 
-use crate::domain::{Domain, Wanted};
-use crate::ids::MdevUuid;
+use crate::backend::nvidia;
+use crate::domain::{Domain, PciHostdev, Wanted};
+use crate::ids::{DeviceId, PciAddress};
+use crate::refusal::Refusal;
 
 /// One device that the domain will open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     /// The device.
-    pub device: MdevUuid,
+    pub device: DeviceId,
     /// What the metadata says of it. Without metadata the device is used if it is there; if it is not, libvirt says
     /// so in its own words.
     pub wanted: Option<Wanted>,
@@ -19,27 +21,102 @@ pub struct Request {
 }
 
 /// The devices of a domain: those of the metadata in their order, then those that only a hostdev or `sysfsdev=` names.
-pub fn requests(domain: &Domain) -> Vec<Request> {
-    let model = |uuid: &MdevUuid| {
-        domain.mdevs.iter().find(|hostdev| hostdev.uuid == *uuid).map(|hostdev| hostdev.model.clone())
-    };
-    let wanted = domain.wanted.iter().map(|wanted| {
-        let model = model(&wanted.uuid);
-        let opened = model.is_some() || domain.sysfsdevs.contains(&wanted.uuid);
-        Request { device: wanted.uuid.clone(), wanted: Some(wanted.clone()), model, opened }
-    });
-    let only_opened = domain
-        .mdevs
-        .iter()
-        .map(|hostdev| &hostdev.uuid)
-        .chain(&domain.sysfsdevs)
-        .filter(|uuid| !domain.wanted.iter().any(|wanted| wanted.uuid == **uuid))
-        .map(|uuid| Request { device: uuid.clone(), wanted: None, model: model(uuid), opened: true });
+///
+/// `is_vgpu` tells whether a PCI function that the domain passes through takes vGPU types: asked only for devices that
+/// the metadata names without a UUID.
+pub fn requests(domain: &Domain, is_vgpu: impl Fn(&PciAddress) -> bool) -> Result<Vec<Request>, Refusal> {
     let mut requests: Vec<Request> = Vec::new();
-    for request in wanted.chain(only_opened) {
-        if !requests.iter().any(|other| other.device == request.device) {
-            requests.push(request);
+    for wanted in &domain.wanted {
+        let request = match &wanted.uuid {
+            Some(uuid) => {
+                let hostdev = domain.mdevs.iter().find(|hostdev| hostdev.uuid == *uuid);
+                Request {
+                    device: DeviceId::Mdev(uuid.clone()),
+                    wanted: Some(wanted.clone()),
+                    model: hostdev.map(|hostdev| hostdev.model.clone()),
+                    opened: hostdev.is_some() || domain.sysfsdevs.contains(uuid),
+                }
+            }
+            None => {
+                let device = DeviceId::Vf(function(domain, wanted, &is_vgpu)?.address.clone());
+                if requests.iter().any(|other| other.device == device) {
+                    return Err(Refusal::FunctionTwice { device: device.to_string() });
+                }
+                Request { device, wanted: Some(wanted.clone()), model: None, opened: true }
+            }
+        };
+        requests.push(request);
+    }
+    let mdevs = domain.mdevs.iter().map(|hostdev| (&hostdev.uuid, Some(hostdev.model.clone())));
+    for (uuid, model) in mdevs.chain(domain.sysfsdevs.iter().map(|uuid| (uuid, None))) {
+        let device = DeviceId::Mdev(uuid.clone());
+        if !requests.iter().any(|other| other.device == device) {
+            requests.push(Request { device, wanted: None, model, opened: true });
         }
     }
-    requests
+    Ok(requests)
+}
+
+/// The virtual function that a `<device>` without a UUID means: libvirt drops what a prepare hook prints, so it is one
+/// that the domain passes through already.
+fn function<'a>(
+    domain: &'a Domain,
+    wanted: &Wanted,
+    is_vgpu: impl Fn(&PciAddress) -> bool,
+) -> Result<&'a PciHostdev, Refusal> {
+    let refused = |why: &str| Refusal::Function { device: wanted.words(), why: why.to_owned() };
+    if wanted.placement.is_some() || wanted.numa.is_some() || wanted.parents.len() > 1 {
+        return Err(refused(
+            "has no uuid, so it is a virtual function that the domain passes through, and there is nothing to choose: \
+             placement, numa and a list of parents are not for it",
+        ));
+    }
+    if !wanted.arguments.is_empty() {
+        return Err(refused(
+            "has arguments: these are for the 2016 interface; a vGPU's attributes are written with <attribute>",
+        ));
+    }
+    let found = match wanted.parents.first() {
+        Some(parent) => {
+            let named = domain.pcis.iter().find(|pci| pci.address.as_parent() == *parent);
+            let named = named.ok_or_else(|| {
+                refused("has no uuid, and no <hostdev type='pci'> of the domain passes that function through")
+            })?;
+            if !is_vgpu(&named.address) {
+                return Err(refused(
+                    "has no uuid, and that function takes no vGPU types (no nvidia/current_vgpu_type)",
+                ));
+            }
+            named
+        }
+        None => match domain.pcis.iter().filter(|pci| is_vgpu(&pci.address)).collect::<Vec<_>>().as_slice() {
+            [one] => one,
+            [] => {
+                return Err(refused(
+                    "has no uuid, and no <hostdev type='pci'> of the domain is a virtual function that takes vGPU types",
+                ));
+            }
+            _ => {
+                return Err(refused(
+                    "has neither uuid nor parent, and the domain passes several virtual functions through: \
+                     name one with parent=\"…\"",
+                ));
+            }
+        },
+    };
+    if found.managed {
+        return Err(Refusal::ManagedFunction { address: found.address.to_string() });
+    }
+    // Beside the vendor's attributes lie the PCI function's own: reset, config, sriov_numvfs.
+    let foreign = |name: &str| !name.starts_with(nvidia::ATTRIBUTES) || name == nvidia::CURRENT;
+    match wanted.attributes.iter().find(|attribute| foreign(&attribute.name.to_string())) {
+        Some(attribute) => Err(Refusal::BadValue {
+            element: format!("<attribute> of {}", wanted.words()),
+            attribute: "name".to_owned(),
+            value: attribute.name.to_string(),
+            why: "of a virtual function, only names in nvidia/ are a domain's to write, and its type only by type=\"…\""
+                .to_owned(),
+        }),
+        None => Ok(found),
+    }
 }

@@ -1,6 +1,6 @@
 //! What the host looks like, as far as a domain's requests depend on it: plain values, read once, judged by the plan.
 
-use crate::ids::{DomainUuid, Match, MdevUuid, Parent};
+use crate::ids::{DeviceId, DomainUuid, Match, Parent};
 use crate::step::Place;
 
 /// A parent's offer of a type that fits a request.
@@ -14,14 +14,16 @@ pub struct Offer {
     pub name: Option<String>,
     /// `device_api`; empty where the driver does not say.
     pub api: String,
-    /// `available_instances`: how many more of this type fit now.
-    pub free: u32,
+    /// How many more of this type fit now; `None` where the interface does not say, and the write decides.
+    pub free: Option<u32>,
     /// How many fit when the card is empty, where the driver says so.
     pub max: Option<u32>,
     /// The physical card: the physical function of a virtual one, else the parent itself.
     pub card: String,
     /// NUMA node of the parent, where it has one.
     pub numa: Option<u32>,
+    /// The name under which the 2016 interface wants the type's id among its arguments.
+    pub id_argument: Option<String>,
     /// Where nothing is free: who has the parent's devices. Not looked up otherwise.
     pub holders: Vec<Holder>,
 }
@@ -35,15 +37,26 @@ pub struct Holder {
     pub devices: usize,
 }
 
-/// A mediated device that exists.
+/// A device that exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Existing {
     /// Where.
     pub place: Place,
+    /// The type could be read back. In the 2016 interface it cannot, and `place` has none that means anything.
+    pub typed: bool,
     /// The vendor's name for its type.
     pub name: Option<String>,
     /// `device_api` of its type.
     pub api: String,
+}
+
+impl Existing {
+    /// Whether the device is at this place, as far as that can be told.
+    pub fn is_at(&self, place: &Place) -> bool {
+        self.place.backend == place.backend
+            && self.place.parent == place.parent
+            && (!self.typed || self.place.kind == place.kind)
+    }
 }
 
 /// Another domain's claim on a device.
@@ -70,6 +83,8 @@ pub struct Sight {
     pub missing: Vec<Parent>,
     /// Where nothing fits: the types that those parents do offer, as `id` or `id "name"`.
     pub known: Vec<String>,
+    /// Where a virtual function lists no such type: who has the functions of its card. It lists only what fits now.
+    pub card_holders: Vec<Holder>,
     /// Where the named parents have no room: other parents that have, which the hint may name.
     pub elsewhere: Vec<Offer>,
 }
@@ -80,5 +95,5 @@ pub struct Seen {
     /// One for each request.
     pub sights: Vec<Sight>,
     /// Devices that the domain's record kept at an earlier release.
-    pub kept: Vec<(MdevUuid, Place)>,
+    pub kept: Vec<(DeviceId, Place)>,
 }

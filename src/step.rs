@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::Backend;
-use crate::ids::{AttributeName, MdevUuid, Parent, TypeId};
+use crate::ids::{AttributeName, DeviceId, Parent, TypeId};
 use crate::words::printable;
 
 /// Where a device lives: the interface, the parent and the type that make it.
@@ -19,6 +19,9 @@ pub struct Place {
     /// The type's id there.
     #[serde(rename = "type")]
     pub kind: TypeId,
+    /// What follows the UUID in the 2016 interface: its destroy gets the same as its create.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub arguments: String,
 }
 
 /// One effect on the host.
@@ -27,8 +30,8 @@ pub struct Place {
 pub enum Step {
     /// Make a device.
     Create {
-        /// Its UUID.
-        device: MdevUuid,
+        /// Which.
+        device: DeviceId,
         /// Where.
         #[serde(flatten)]
         place: Place,
@@ -40,8 +43,8 @@ pub enum Step {
     },
     /// Take up a device of ours that an earlier run kept.
     Adopt {
-        /// Its UUID.
-        device: MdevUuid,
+        /// Which.
+        device: DeviceId,
         /// Where it is.
         #[serde(flatten)]
         place: Place,
@@ -50,8 +53,8 @@ pub enum Step {
     },
     /// Use a device that somebody else made. It is never destroyed.
     Use {
-        /// Its UUID.
-        device: MdevUuid,
+        /// Which.
+        device: DeviceId,
         /// Where it is.
         #[serde(flatten)]
         place: Place,
@@ -59,16 +62,26 @@ pub enum Step {
     /// Write a driver attribute.
     Attribute {
         /// Whose.
-        device: MdevUuid,
+        device: DeviceId,
         /// Which.
         name: AttributeName,
         /// What.
         value: String,
     },
+    /// Bring a device of ours online, where the interface has that (2016).
+    Online {
+        /// Which.
+        device: DeviceId,
+    },
+    /// Take a device of ours offline.
+    Offline {
+        /// Which.
+        device: DeviceId,
+    },
     /// Take a device of ours away.
     Destroy {
-        /// Its UUID.
-        device: MdevUuid,
+        /// Which.
+        device: DeviceId,
         /// Where it must be found: elsewhere it is not ours.
         #[serde(flatten)]
         place: Place,
@@ -77,13 +90,26 @@ pub enum Step {
 
 impl Step {
     /// The device that this is about.
-    pub fn device(&self) -> &MdevUuid {
+    pub fn device(&self) -> &DeviceId {
         match self {
             Self::Create { device, .. }
             | Self::Adopt { device, .. }
             | Self::Use { device, .. }
             | Self::Attribute { device, .. }
+            | Self::Online { device }
+            | Self::Offline { device }
             | Self::Destroy { device, .. } => device,
+        }
+    }
+
+    /// Where the device is, for a step that is about a whole device.
+    pub fn place(&self) -> Option<&Place> {
+        match self {
+            Self::Create { place, .. }
+            | Self::Adopt { place, .. }
+            | Self::Use { place, .. }
+            | Self::Destroy { place, .. } => Some(place),
+            Self::Attribute { .. } | Self::Online { .. } | Self::Offline { .. } => None,
         }
     }
 
@@ -91,10 +117,9 @@ impl Step {
     /// would have been kept.
     pub fn inverse(&self) -> Option<Step> {
         match self {
-            Self::Create { device, place, .. } => {
-                Some(Self::Destroy { device: device.clone(), place: place.clone() })
-            }
-            Self::Adopt { .. } | Self::Use { .. } | Self::Attribute { .. } | Self::Destroy { .. } => None,
+            Self::Create { device, place, .. } => Some(destroy(device, place)),
+            Self::Online { device } => Some(Self::Offline { device: device.clone() }),
+            _ => None,
         }
     }
 
@@ -102,11 +127,16 @@ impl Step {
     pub fn release(&self) -> Option<Step> {
         match self {
             Self::Create { device, place, keep: false, .. } | Self::Adopt { device, place, keep: false } => {
-                Some(Self::Destroy { device: device.clone(), place: place.clone() })
+                Some(destroy(device, place))
             }
+            Self::Online { device } => Some(Self::Offline { device: device.clone() }),
             _ => None,
         }
     }
+}
+
+fn destroy(device: &DeviceId, place: &Place) -> Step {
+    Step::Destroy { device: device.clone(), place: place.clone() }
 }
 
 impl fmt::Display for Place {
@@ -129,7 +159,9 @@ impl fmt::Display for Step {
             Self::Attribute { device, name, value } => {
                 write!(f, "write \"{}\" to {name} of {device}", printable(value))
             }
-            Self::Destroy { device, place } => write!(f, "destroy {device}, {place}"),
+            Self::Online { device } => write!(f, "bring {device} online"),
+            Self::Offline { device } => write!(f, "take {device} offline"),
+            Self::Destroy { device, place, .. } => write!(f, "destroy {device}, {place}"),
         }
     }
 }
@@ -138,8 +170,8 @@ impl fmt::Display for Step {
 mod tests {
     use super::*;
 
-    fn device() -> MdevUuid {
-        MdevUuid::parse("83b8f4f2-509f-382f-3c1e-e6bfe0fa1001").unwrap()
+    fn device() -> DeviceId {
+        DeviceId::parse("83b8f4f2-509f-382f-3c1e-e6bfe0fa1001").unwrap()
     }
 
     fn place() -> Place {
@@ -147,12 +179,13 @@ mod tests {
             backend: Backend::Mdev,
             parent: Parent::parse("mtty").unwrap(),
             kind: TypeId::parse("mtty-2").unwrap(),
+            arguments: String::new(),
         }
     }
 
     #[test]
     fn only_what_we_made_is_destroyed() {
-        let destroy = Some(Step::Destroy { device: device(), place: place() });
+        let destroy = Some(destroy(&device(), &place()));
         let create = |keep| Step::Create { device: device(), place: place(), keep, otherwise: vec![] };
         let adopt = |keep| Step::Adopt { device: device(), place: place(), keep };
         for (step, inverse, release) in [

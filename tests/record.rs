@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use virt_mdev::backend::Backend;
 use virt_mdev::host::Host;
-use virt_mdev::ids::{DomainUuid, MdevUuid, Parent, TypeId};
+use virt_mdev::ids::{DeviceId, DomainUuid, Parent, TypeId};
 use virt_mdev::record::{Phase, Records, State};
 use virt_mdev::step::{Place, Step};
 
@@ -24,8 +24,8 @@ fn domain(number: u8) -> DomainUuid {
     DomainUuid::parse(&format!("0cd8a2ab-6c8d-4b2c-9a8e-6a2f9a7d4e{number:02}")).unwrap()
 }
 
-fn device() -> MdevUuid {
-    MdevUuid::parse("83b8f4f2-509f-382f-3c1e-e6bfe0fa1001").unwrap()
+fn device() -> DeviceId {
+    DeviceId::parse("83b8f4f2-509f-382f-3c1e-e6bfe0fa1001").unwrap()
 }
 
 fn create() -> Step {
@@ -33,6 +33,7 @@ fn create() -> Step {
         backend: Backend::Mdev,
         parent: Parent::parse("mtty").unwrap(),
         kind: TypeId::parse("mtty-2").unwrap(),
+        arguments: String::new(),
     };
     Step::Create { device: device(), place, keep: false, otherwise: vec![] }
 }

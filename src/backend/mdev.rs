@@ -2,7 +2,7 @@
 
 use super::Backend;
 use crate::host::{Host, Trouble, sysfs};
-use crate::ids::{AttributeName, MdevUuid, Parent, TypeId, TypeWish};
+use crate::ids::{MdevUuid, Parent, TypeId, TypeWish};
 use crate::seen::{Existing, Offer};
 use crate::step::Place;
 
@@ -18,9 +18,6 @@ const DESCRIPTION: &str = "description";
 const TYPE_LINK: &str = "mdev_type";
 /// Key of NVIDIA's `description` for how many fit on an empty card.
 pub const MAX_KEY: &str = "max_instance";
-
-/// NVIDIA's driver takes the last byte for the newline that `echo` writes, and drops it.
-const EATS_LAST_BYTE: &str = "nvidia/vgpu_params";
 
 /// A type of a parent, as sysfs shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +38,16 @@ pub struct Type {
 pub fn parents(host: &Host) -> Result<Vec<Parent>, Trouble> {
     let names = sysfs::names(&host.path(PARENTS))?;
     Ok(names.iter().filter_map(|name| Parent::parse(name).ok()).collect())
+}
+
+/// A parent's directory, below the host's root.
+pub fn parent_path(parent: &Parent) -> String {
+    format!("{PARENTS}/{parent}")
+}
+
+/// A device's directory, below the host's root.
+pub fn device_path(device: &MdevUuid) -> String {
+    format!("{DEVICES}/{device}")
 }
 
 /// Whether this parent is there.
@@ -73,7 +80,7 @@ pub fn read_type(host: &Host, parent: &Parent, kind: TypeId) -> Type {
         api: file(API).unwrap_or_default(),
         free: file(FREE).and_then(|text| text.trim().parse().ok()),
         description: file(DESCRIPTION),
-        place: Place { backend: Backend::Mdev, parent: parent.clone(), kind },
+        place: Place { backend: Backend::Mdev, parent: parent.clone(), kind, arguments: String::new() },
     }
 }
 
@@ -86,7 +93,7 @@ pub fn offers(host: &Host, parent: &Parent, wish: &TypeWish) -> Result<Vec<Offer
     for kind in kinds {
         let name = type_name(host, parent, &kind);
         let Some(fit) = wish.matches(&kind, name.as_deref()) else { continue };
-        let place = Place { backend: Backend::Mdev, parent: parent.clone(), kind };
+        let place = Place { backend: Backend::Mdev, parent: parent.clone(), kind, arguments: String::new() };
         let file = |name: &str| {
             sysfs::read_if_there(&host.path(&format!("{}/{name}", type_path(parent, &place.kind))))
         };
@@ -94,11 +101,12 @@ pub fn offers(host: &Host, parent: &Parent, wish: &TypeWish) -> Result<Vec<Offer
         offers.push(Offer {
             fit,
             api: file(API)?.unwrap_or_default(),
-            free: free(host, &place)?,
+            free: Some(free(host, &place)?),
             max,
-            card: card(host, parent),
-            numa: numa(host, parent),
+            card: super::card(host, &place),
+            numa: super::numa(host, &parent_path(parent)),
             holders: Vec::new(),
+            id_argument: None,
             name,
             place,
         });
@@ -134,19 +142,6 @@ pub fn properties(description: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// The physical function of a virtual one, else the parent itself: what shares memory and engines.
-pub fn card(host: &Host, parent: &Parent) -> String {
-    sysfs::link_name(&host.path(&format!("{PARENTS}/{parent}/physfn")))
-        .ok()
-        .flatten()
-        .unwrap_or_else(|| parent.to_string())
-}
-
-/// NUMA node; the kernel writes -1 for none.
-fn numa(host: &Host, parent: &Parent) -> Option<u32> {
-    sysfs::read(&host.path(&format!("{PARENTS}/{parent}/numa_node"))).ok()?.trim().parse().ok()
-}
-
 /// All mediated devices of the host.
 pub fn devices(host: &Host) -> Result<Vec<MdevUuid>, Trouble> {
     let names = sysfs::names(&host.path(DEVICES))?;
@@ -175,7 +170,7 @@ pub fn existing(host: &Host, device: &MdevUuid) -> Result<Option<Existing>, Trou
     let Some(place) = place_of(host, device)? else { return Ok(None) };
     let file = |name: &str| sysfs::read(&host.path(&format!("{DEVICES}/{device}/{TYPE_LINK}/{name}"))).ok();
     let name = file(NAME).filter(|name| !name.is_empty());
-    Ok(Some(Existing { place, name, api: file(API).unwrap_or_default() }))
+    Ok(Some(Existing { place, typed: true, name, api: file(API).unwrap_or_default() }))
 }
 
 /// Where a device is: its directory lies in its parent's, and a link names its type.
@@ -188,6 +183,7 @@ pub fn place_of(host: &Host, device: &MdevUuid) -> Result<Option<Place>, Trouble
         backend: Backend::Mdev,
         parent: Parent::parse(&parent).map_err(|_| odd("read the parent of"))?,
         kind: TypeId::parse(&kind).map_err(|_| odd("read the type of"))?,
+        arguments: String::new(),
     }))
 }
 
@@ -200,20 +196,6 @@ pub fn create(host: &Host, device: &MdevUuid, place: &Place) -> Result<(), Troub
 /// Takes a device away. Blocks for as long as somebody has it open: only for [`crate::host::child`].
 pub fn write_remove(host: &Host, device: &MdevUuid) -> Result<(), Trouble> {
     sysfs::write(&host.path(&format!("{DEVICES}/{device}/{REMOVE}")), b"1")
-}
-
-/// Writes a driver attribute.
-pub fn write_attribute(
-    host: &Host,
-    device: &MdevUuid,
-    name: &AttributeName,
-    value: &str,
-) -> Result<sysfs::Written, Trouble> {
-    let mut data = value.as_bytes().to_vec();
-    if name.to_string() == EATS_LAST_BYTE {
-        data.push(b'\n');
-    }
-    sysfs::write_attribute(&host.path(&format!("{DEVICES}/{device}")), name, &data)
 }
 
 #[cfg(test)]

@@ -1,10 +1,19 @@
-//! The kernel interfaces that make mediated devices: one file each, behind one closed enum.
+//! The kernel interfaces that make mediated devices: one file each, behind one closed enum. Which one a parent speaks
+//! is found out for each parent, so that one host, and one domain, may have all three.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::host::{Host, Trouble, sysfs};
+use crate::ids::{AttributeName, DeviceId, Parent, TypeWish};
+use crate::seen::{Existing, Offer};
+use crate::step::Place;
+
+pub mod listing;
 pub mod mdev;
+pub mod nvidia;
+pub mod proposal;
 
 /// A kernel interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -12,12 +21,187 @@ pub mod mdev;
 pub enum Backend {
     /// Upstream mdev, Linux 4.10 and later (`Documentation/ABI/testing/sysfs-bus-vfio-mdev`).
     Mdev,
+    /// The interface that was proposed to libvirt in August 2016.
+    Proposal,
+    /// NVIDIA's vendor VFIO (vGPU 17 and later): no mediated device, but a virtual function with a type.
+    Nvidia,
 }
 
 impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Mdev => "mdev",
+            Self::Proposal => "proposal",
+            Self::Nvidia => "nvidia",
         })
+    }
+}
+
+/// The interface that a parent speaks, if it is there and speaks one.
+pub fn detect(host: &Host, parent: &Parent) -> Option<Backend> {
+    if mdev::is_parent(host, parent) {
+        Some(Backend::Mdev)
+    } else if proposal::is_parent(host, parent) {
+        Some(Backend::Proposal)
+    } else if nvidia::is_parent(host, parent) {
+        Some(Backend::Nvidia)
+    } else {
+        None
+    }
+}
+
+/// Every parent that makes devices by UUID: what a request that names none chooses from.
+pub fn parents(host: &Host) -> Result<Vec<(Backend, Parent)>, Trouble> {
+    let mdev = mdev::parents(host)?.into_iter().map(|parent| (Backend::Mdev, parent));
+    let proposal = proposal::parents(host)?.into_iter().map(|parent| (Backend::Proposal, parent));
+    Ok(mdev.chain(proposal).collect())
+}
+
+/// The physical card of a parent: the physical function of a virtual one, else the parent itself. What shares memory
+/// and engines, and is locked while a place on it is taken.
+pub fn card(host: &Host, place: &Place) -> String {
+    let directory = match place.backend {
+        Backend::Mdev => mdev::parent_path(&place.parent),
+        Backend::Proposal | Backend::Nvidia => proposal::pci_path(&place.parent),
+    };
+    sysfs::link_name(&host.path(&format!("{directory}/physfn")))
+        .ok()
+        .flatten()
+        .unwrap_or_else(|| place.parent.to_string())
+}
+
+/// NUMA node of a device's directory; the kernel writes -1 for none.
+fn numa(host: &Host, directory: &str) -> Option<u32> {
+    sysfs::read(&host.path(&format!("{directory}/numa_node"))).ok()?.trim().parse().ok()
+}
+
+impl Backend {
+    /// The types of a parent that fit a wish. `named`: the domain names this parent.
+    pub fn offers(
+        self,
+        host: &Host,
+        parent: &Parent,
+        wish: &TypeWish,
+        named: bool,
+    ) -> Result<Vec<Offer>, Trouble> {
+        match self {
+            Self::Mdev => mdev::offers(host, parent, wish),
+            Self::Proposal => proposal::offers(host, parent, wish, named),
+            Self::Nvidia => nvidia::offers(host, parent, wish),
+        }
+    }
+
+    /// The types that a parent offers, as `id "name"`, for the words of a refusal.
+    pub fn known(self, host: &Host, parent: &Parent) -> Result<Vec<String>, Trouble> {
+        let types: Vec<(String, Option<String>)> = match self {
+            Self::Mdev => mdev::type_ids(host, parent)?
+                .into_iter()
+                .map(|kind| (kind.to_string(), mdev::type_name(host, parent, &kind)))
+                .collect(),
+            Self::Proposal => {
+                proposal::rows(host, parent)?.into_iter().map(|row| (row.id.to_string(), row.name)).collect()
+            }
+            Self::Nvidia => nvidia::creatable(host, parent)?
+                .into_iter()
+                .map(|row| (row.id.to_string(), row.name))
+                .collect(),
+        };
+        Ok(types
+            .into_iter()
+            .map(|(id, name)| name.map_or_else(|| id.clone(), |name| format!("{id} \"{name}\"")))
+            .collect())
+    }
+}
+
+/// The directory of a device, below the host's root.
+pub fn directory(device: &DeviceId) -> String {
+    match device {
+        DeviceId::Mdev(uuid) => mdev::device_path(uuid),
+        DeviceId::Vf(address) => proposal::pci_path(&address.as_parent()),
+    }
+}
+
+/// The device, if there is one: for a virtual function, the vGPU that it carries.
+pub fn existing(host: &Host, device: &DeviceId) -> Result<Option<Existing>, Trouble> {
+    match device {
+        DeviceId::Mdev(uuid) => match mdev::existing(host, uuid)? {
+            None => proposal::existing(host, uuid),
+            found => Ok(found),
+        },
+        DeviceId::Vf(address) => nvidia::existing(host, address),
+    }
+}
+
+/// Whether something of the device is still there, its removal pending included.
+pub fn is_there(host: &Host, device: &DeviceId, place: &Place) -> bool {
+    match device {
+        DeviceId::Mdev(uuid) => mdev::is_there(host, uuid, &place.parent),
+        // What cannot be read cannot be called gone.
+        DeviceId::Vf(address) => nvidia::existing(host, address)
+            .map_or(true, |found| found.is_some_and(|found| found.is_at(place))),
+    }
+}
+
+/// How many more of a type fit now; `None` where the interface does not say.
+pub fn free(host: &Host, place: &Place) -> Result<Option<u32>, Trouble> {
+    match place.backend {
+        Backend::Mdev => mdev::free(host, place).map(Some),
+        Backend::Proposal => Ok(None),
+        Backend::Nvidia => nvidia::free(host, place).map(Some),
+    }
+}
+
+/// Makes a device.
+pub fn create(host: &Host, device: &DeviceId, place: &Place) -> Result<(), Trouble> {
+    match (place.backend, device) {
+        (Backend::Mdev, DeviceId::Mdev(uuid)) => mdev::create(host, uuid, place),
+        (Backend::Proposal, DeviceId::Mdev(uuid)) => proposal::create(host, uuid, place),
+        (Backend::Nvidia, DeviceId::Vf(address)) => nvidia::create(host, address, &place.kind),
+        _ => Err(mixed(place)),
+    }
+}
+
+/// Takes a device away. May block for as long as somebody has it open: only for [`crate::host::child`].
+pub fn destroy(host: &Host, device: &DeviceId, place: &Place) -> Result<(), Trouble> {
+    match (place.backend, device) {
+        (Backend::Mdev, DeviceId::Mdev(uuid)) => mdev::write_remove(host, uuid),
+        (Backend::Proposal, DeviceId::Mdev(uuid)) => proposal::destroy(host, uuid, place),
+        (Backend::Nvidia, DeviceId::Vf(address)) => nvidia::clear(host, address),
+        _ => Err(mixed(place)),
+    }
+}
+
+/// A record that joins a UUID to a virtual function, or the other way round, was not written by us.
+fn mixed(place: &Place) -> Trouble {
+    Trouble {
+        doing: format!("use the interface {} for this device", place.backend),
+        error: std::io::Error::from(rustix::io::Errno::INVAL),
+    }
+}
+
+/// NVIDIA's driver takes the last byte for the newline that `echo` writes, and drops it.
+const EATS_LAST_BYTE: &str = "nvidia/vgpu_params";
+
+/// Writes a driver attribute.
+pub fn write_attribute(
+    host: &Host,
+    device: &DeviceId,
+    name: &AttributeName,
+    value: &str,
+) -> Result<sysfs::Written, Trouble> {
+    let mut data = value.as_bytes().to_vec();
+    if name.to_string() == EATS_LAST_BYTE {
+        data.push(b'\n');
+    }
+    sysfs::write_attribute(&host.path(&directory(device)), name, &data)
+}
+
+/// Devices of a parent, for the words of a refusal.
+pub fn devices_of(host: &Host, place: &Place) -> Result<Vec<DeviceId>, Trouble> {
+    match place.backend {
+        Backend::Mdev => Ok(mdev::devices_of(host, &place.parent)?.into_iter().map(DeviceId::Mdev).collect()),
+        // Which devices are a parent's cannot be read back there.
+        Backend::Proposal => Ok(Vec::new()),
+        Backend::Nvidia => nvidia::siblings_in_use(host, &place.parent),
     }
 }

@@ -6,15 +6,15 @@ use serde::Serialize;
 
 use super::table::table;
 use super::{Failure, to_json};
-use crate::backend::mdev;
+use crate::backend::{self, mdev, nvidia};
 use crate::host::Host;
-use crate::ids::{MdevUuid, Parent, TypeId};
+use crate::ids::{DeviceId, Parent, PciAddress, TypeId};
 use crate::record::{Named, Phase, Records, State};
 
 /// One line, and one element of `--json`.
 #[derive(Serialize)]
 struct Row {
-    uuid: MdevUuid,
+    uuid: DeviceId,
     parent: Option<Parent>,
     #[serde(rename = "type")]
     kind: Option<TypeId>,
@@ -30,11 +30,19 @@ struct Row {
 
 pub(super) fn run(host: &Host, json: bool) -> Result<String, Failure> {
     let records = Records::new(host);
-    let mut rows: BTreeMap<MdevUuid, Row> = BTreeMap::new();
-    for device in mdev::devices(host)? {
-        // It may go while we look: then it has neither.
-        let place = mdev::place_of(host, &device).ok().flatten();
-        let (parent, kind) = place.map(|place| (place.parent, place.kind)).unzip();
+    let mut rows: BTreeMap<DeviceId, Row> = BTreeMap::new();
+    let mdevs = mdev::devices(host)?.into_iter().map(DeviceId::Mdev);
+    let functions = nvidia::parents(host)?;
+    let functions =
+        functions.iter().filter_map(|parent| PciAddress::parse(&parent.to_string()).ok()).map(DeviceId::Vf);
+    for device in mdevs.chain(functions) {
+        let found = backend::existing(host, &device).ok().flatten();
+        if found.is_none() && matches!(device, DeviceId::Vf(_)) {
+            continue; // a function without a type
+        }
+        // An mdev may go while we look: then it has neither. In the 2016 interface the type cannot be read back.
+        let kind = found.as_ref().filter(|found| found.typed).map(|found| found.place.kind.clone());
+        let parent = found.map(|found| found.place.parent);
         let row = Row {
             uuid: device.clone(),
             parent,
@@ -89,5 +97,5 @@ pub(super) fn run(host: &Host, json: bool) -> Result<String, Failure> {
             ]
         })
         .collect();
-    Ok(table(&["UUID", "PARENT", "TYPE", "DOMAIN", "MADE BY", "STATE"], &lines))
+    Ok(table(&["DEVICE", "PARENT", "TYPE", "DOMAIN", "MADE BY", "STATE"], &lines))
 }

@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use serde::Serialize;
 
 use super::{Failure, config, to_json};
+use crate::backend::nvidia;
 use crate::domain::{self, Domain, MAX_XML};
 use crate::event::{Action, Event};
 use crate::host::{Host, see};
@@ -44,10 +45,11 @@ fn answer(host: &Host, event: Event, xml: &[u8]) -> Result<Answer, Failure> {
         Action::Prepare => {
             let domain = Domain::read(xml)?;
             let config = config(host)?;
-            let requests = requests(&domain);
+            let requests = requests(&domain, |address| nvidia::is_vgpu(host, address))
+                .map_err(|refusal| in_domain(&domain.name, Failure::from(refusal)))?;
             let mut plan = if config.enabled {
                 let seen = see::see(host, &records, &domain.uuid, &requests)?;
-                plan::prepare(&requests, &seen, config.placement)
+                plan::prepare(&domain.uuid, &requests, &seen, config.placement)
                     .map_err(|refusal| in_domain(&domain.name, Failure::from(refusal)))?
             } else {
                 Plan { steps: vec![], notes: vec!["enabled = false: the hook does nothing".to_owned()] }

@@ -1,12 +1,12 @@
 //! What a domain passes through: `<hostdev>` and `-device …,sysfsdev=…`.
 
 use super::wanted::{Given, value};
-use crate::ids::MdevUuid;
+use crate::ids::{MdevUuid, PciAddress};
 
 /// A hostdev that is still open in the document.
 pub(super) enum Hostdev {
     Mdev { model: String, managed: bool, uuid: Option<MdevUuid> },
-    Pci { managed: bool, address: Option<String> },
+    Pci { managed: bool, address: Option<PciAddress> },
     Other,
 }
 
@@ -24,7 +24,7 @@ pub(super) fn hostdev(given: &Given) -> Hostdev {
 
 /// `<address domain='0x0000' bus='0x86' slot='0x00' function='0x4'/>` as sysfs writes it; libvirt takes hexadecimal,
 /// octal and decimal (`virStrToLong_uip` with base 0) and writes hexadecimal.
-pub(super) fn pci_address(given: &Given) -> Option<String> {
+pub(super) fn pci_address(given: &Given) -> Option<PciAddress> {
     let number = |name: &str, default: Option<&str>| {
         let text = value(given, name).or(default)?;
         match text.strip_prefix("0x") {
@@ -35,7 +35,7 @@ pub(super) fn pci_address(given: &Given) -> Option<String> {
     };
     let (domain, bus) = (number("domain", Some("0"))?, number("bus", None)?);
     let (slot, function) = (number("slot", None)?, number("function", Some("0"))?);
-    Some(format!("{domain:04x}:{bus:02x}:{slot:02x}.{function:x}"))
+    PciAddress::parse(&format!("{domain:04x}:{bus:02x}:{slot:02x}.{function:x}")).ok()
 }
 
 /// The mdev that the value of a `-device` argument names: `vfio-pci,sysfsdev=/sys/bus/mdev/devices/UUID`, or the same

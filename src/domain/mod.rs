@@ -12,7 +12,7 @@ pub use reader::MAX_XML;
 pub use scan::uuid_in;
 pub use wanted::{Attribute, Placement, Wanted};
 
-use crate::ids::{DomainUuid, MdevUuid};
+use crate::ids::{DomainUuid, MdevUuid, PciAddress};
 use crate::refusal::Refusal;
 
 /// Our namespace in `<metadata>`; matched by URI, never by prefix.
@@ -52,7 +52,7 @@ pub struct MdevHostdev {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PciHostdev {
     /// As sysfs writes it: `0000:86:00.4`.
-    pub address: String,
+    pub address: PciAddress,
     /// With `yes`, libvirt would unbind the driver.
     pub managed: bool,
 }
@@ -107,7 +107,8 @@ mod tests {
         assert_eq!(domain.name, "build & test");
         assert_eq!(domain.uuid.to_string(), "0cd8a2ab-6c8d-4b2c-9a8e-6a2f9a7d4e01");
         let [wanted] = domain.wanted.as_slice() else { panic!("{:?}", domain.wanted) };
-        assert_eq!(wanted.uuid, mdev("83b8f4f2-509f-382f-3c1e-e6bfe0fa1001"));
+        let first = mdev("83b8f4f2-509f-382f-3c1e-e6bfe0fa1001");
+        assert_eq!(wanted.uuid, Some(first.clone()));
         assert_eq!(wanted.wish.to_string(), "GRID M60-4Q");
         assert_eq!(
             wanted.parents.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -123,13 +124,13 @@ mod tests {
             attributes,
             [("nvidia/vgpu_params".to_owned(), "frame_rate_limiter=0"), ("other".to_owned(), "a\nb \"c\"")]
         );
-        let expected = MdevHostdev { uuid: wanted.uuid.clone(), model: "vfio-pci".to_owned(), managed: true };
+        let expected = MdevHostdev { uuid: first, model: "vfio-pci".to_owned(), managed: true };
         assert_eq!(domain.mdevs, [expected]);
         assert_eq!(
             domain.pcis,
             [
-                PciHostdev { address: "0000:86:00.4".to_owned(), managed: false },
-                PciHostdev { address: "0001:0a:1f.7".to_owned(), managed: true },
+                PciHostdev { address: PciAddress::parse("0000:86:00.4").unwrap(), managed: false },
+                PciHostdev { address: PciAddress::parse("0001:0a:1f.7").unwrap(), managed: true },
             ]
         );
         assert_eq!(

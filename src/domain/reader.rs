@@ -248,8 +248,10 @@ impl Found {
         match (parent, start.local_name().as_ref()) {
             (At::OurDevices, b"device") => {
                 let wanted = Wanted::parse(&attributes(reader, start, true)?)?;
-                if self.wanted.iter().any(|other| other.uuid == wanted.uuid) {
-                    return Err(Refusal::DuplicateUuid { uuid: wanted.uuid, element: "device" });
+                if let Some(uuid) = &wanted.uuid {
+                    if self.wanted.iter().any(|other| other.uuid.as_ref() == Some(uuid)) {
+                        return Err(Refusal::DuplicateUuid { uuid: uuid.clone(), element: "device" });
+                    }
                 }
                 self.wanted.push(wanted);
                 Ok(At::OurDevice)
@@ -262,8 +264,10 @@ impl Found {
                 Ok(At::OurLeaf)
             }
             (At::OurDevice, b"argument") => {
-                let device = self.wanted.last().map(|wanted| wanted.uuid.to_string()).unwrap_or_default();
-                Err(Refusal::ArgumentNotHere { device })
+                if let Some(device) = self.wanted.last_mut() {
+                    device.add_argument(&attributes(reader, start, true)?)?;
+                }
+                Ok(At::OurLeaf)
             }
             (At::OurDevice, _) => Err(unknown_element("device", start, "attribute")),
             _ => Err(unknown_element("attribute", start, "")),

@@ -4,12 +4,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{AttributeName, MdevUuid, Parent, TypeWish};
 use crate::refusal::{Refusal, nearest};
+use crate::words::printable;
 
 /// A `<device>` of our metadata.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
-    /// Joins the device to a hostdev or to a `sysfsdev=` argument.
-    pub uuid: MdevUuid,
+    /// Joins the device to a hostdev or to a `sysfsdev=` argument. A virtual function of NVIDIA's vendor VFIO has
+    /// none: it is joined by its address.
+    pub uuid: Option<MdevUuid>,
     /// A type's id or the vendor's name for it.
     pub wish: TypeWish,
     /// In order of preference; empty means any that offers the type.
@@ -24,6 +26,8 @@ pub struct Wanted {
     pub relocate: bool,
     /// Driver attributes, written in this order after create.
     pub attributes: Vec<Attribute>,
+    /// Arguments for the 2016 interface, by name.
+    pub arguments: Vec<(String, String)>,
 }
 
 /// One driver attribute and what is written into it.
@@ -74,9 +78,11 @@ impl Wanted {
     /// A `<device>` from its XML attributes.
     pub(super) fn parse(given: &Given) -> Result<Self, Refusal> {
         let mut fields = Fields::new("device", given, &DEVICE)?;
-        let uuid = fields.required("uuid", |text| MdevUuid::parse(text).map_err(|bad| bad.to_string()))?;
+        let uuid = fields.optional("uuid", |text| MdevUuid::parse(text).map_err(|bad| bad.to_string()))?;
         // From here on the message can say which device.
-        fields.element = format!("<device uuid=\"{uuid}\">");
+        if let Some(uuid) = &uuid {
+            fields.element = format!("<device uuid=\"{uuid}\">");
+        }
         let yes_or_no = |text: &str| match text {
             "yes" => Ok(true),
             "no" => Ok(false),
@@ -101,13 +107,14 @@ impl Wanted {
                 })?
                 .unwrap_or(false),
             attributes: Vec::new(),
+            arguments: Vec::new(),
         })
     }
 
     /// An `<attribute>` child of this device.
     pub(super) fn add_attribute(&mut self, given: &Given) -> Result<(), Refusal> {
         let mut fields = Fields::new("attribute", given, &ATTRIBUTE)?;
-        fields.element = format!("<attribute> of device {}", self.uuid);
+        fields.element = format!("<attribute> of {}", self.words());
         let name =
             fields.required("name", |text| AttributeName::parse(text).map_err(|bad| bad.to_string()))?;
         let value = fields.required("value", |text| {
@@ -119,6 +126,37 @@ impl Wanted {
         })?;
         self.attributes.push(Attribute { name, value });
         Ok(())
+    }
+
+    /// An `<argument>` child of this device. Arguments are joined by commas, so none may hold one.
+    pub(super) fn add_argument(&mut self, given: &Given) -> Result<(), Refusal> {
+        let mut fields = Fields::new("argument", given, &ATTRIBUTE)?;
+        fields.element = format!("<argument> of {}", self.words());
+        let clean = |text: &str, forbidden: &[char]| {
+            if text.len() > MAX_VALUE {
+                Err("longer than any argument list".to_owned())
+            } else if text.chars().any(|c| c.is_control() || forbidden.contains(&c)) {
+                Err("has a comma or another character that no argument may have".to_owned())
+            } else {
+                Ok(text.to_owned())
+            }
+        };
+        let name = fields.required("name", |text| match text {
+            "" => Err("empty".to_owned()),
+            text => clean(text, &[',', '=', ':']),
+        })?;
+        let value = fields.required("value", |text| clean(text, &[',']))?;
+        self.arguments.push((name, value));
+        Ok(())
+    }
+
+    /// The device as messages call it.
+    pub fn words(&self) -> String {
+        match (&self.uuid, self.parents.first()) {
+            (Some(uuid), _) => format!("device {uuid}"),
+            (None, Some(parent)) => format!("the device on {parent}"),
+            (None, None) => format!("the device of type \"{}\"", printable(&self.wish.to_string())),
+        }
     }
 }
 

@@ -77,7 +77,7 @@ pub fn run_if_child(args: &[OsString]) -> Option<u8> {
         |error: &io::Error| error.raw_os_error().and_then(|errno| u8::try_from(errno).ok()).unwrap_or(5);
     let step = json.to_str().and_then(|json| serde_json::from_str::<Step>(json).ok());
     Some(match step {
-        Some(Step::Destroy { device, .. }) => backend::mdev::write_remove(&Host::real(), &device)
+        Some(Step::Destroy { device, place }) => backend::destroy(&Host::real(), &device, &place)
             .map_or_else(|trouble| errno(&trouble.error), |()| 0),
         _ => 22,
     })

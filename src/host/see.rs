@@ -4,12 +4,12 @@
 //! that names no parent costs that for each parent.
 
 use super::{Host, Trouble};
-use crate::backend::mdev;
-use crate::ids::{DomainUuid, MdevUuid, Parent};
+use crate::backend::{self, Backend};
+use crate::ids::{DeviceId, DomainUuid, Parent, TypeWish};
 use crate::record::{Records, State};
 use crate::request::Request;
 use crate::seen::{Holder, Offer, Seen, Sight};
-use crate::step::Place;
+use crate::step::{Place, Step};
 
 /// Looks at what the requests of `domain` ask about.
 pub fn see(
@@ -21,7 +21,7 @@ pub fn see(
     let mut seen = Seen { sights: Vec::new(), kept: kept(records, domain) };
     for (at, request) in requests.iter().enumerate() {
         let sight = Sight {
-            existing: mdev::existing(host, &request.device)?,
+            existing: backend::existing(host, &request.device)?,
             owner: records.owner(&request.device).filter(|owner| owner.uuid != *domain),
             ..Sight::default()
         };
@@ -29,11 +29,16 @@ pub fn see(
             seen.sights.push(sight);
             continue;
         };
+        if let DeviceId::Vf(address) = &request.device {
+            let function = [address.as_parent()];
+            seen.sights.push(offers(host, records, &function, &wanted.wish, sight)?);
+            continue;
+        }
         // Several devices of one kind are the rule: what one asked about is not read again for the next.
         let same = requests.iter().zip(&seen.sights).take(at).find(|(other, sight)| {
-            let other = other.wanted.as_ref();
-            sight.existing.is_none()
-                && other.is_some_and(|other| other.wish == wanted.wish && other.parents == wanted.parents)
+            let by_uuid = matches!(other.device, DeviceId::Mdev(_));
+            let other = other.wanted.as_ref().filter(|_| by_uuid && sight.existing.is_none());
+            other.is_some_and(|other| other.wish == wanted.wish && other.parents == wanted.parents)
         });
         let sight = match same {
             Some((_, same)) => Sight { existing: None, owner: sight.owner, ..same.clone() },
@@ -45,31 +50,34 @@ pub fn see(
 }
 
 /// Devices of this domain that an earlier run kept.
-fn kept(records: &Records, domain: &DomainUuid) -> Vec<(MdevUuid, Place)> {
+fn kept(records: &Records, domain: &DomainUuid) -> Vec<(DeviceId, Place)> {
     let record = records.read(domain).ok().flatten();
-    record
-        .iter()
-        .flat_map(|record| record.devices())
-        .filter(|(.., state)| *state == State::Kept)
-        .map(|(device, place, ..)| (device.clone(), place.clone()))
-        .collect()
+    let kept = record.iter().flat_map(|record| &record.steps).filter(|entry| entry.state == State::Kept);
+    kept.filter_map(|entry| match &entry.step {
+        Step::Create { device, place, .. } => Some((device.clone(), place.clone())),
+        _ => None,
+    })
+    .collect()
 }
 
 fn offers(
     host: &Host,
     records: &Records,
     named: &[Parent],
-    wish: &crate::ids::TypeWish,
+    wish: &TypeWish,
     mut sight: Sight,
 ) -> Result<Sight, Trouble> {
-    (sight.parents, sight.missing) = if named.is_empty() {
-        (mdev::parents(host)?, Vec::new())
+    let parents: Vec<(Backend, Parent)> = if named.is_empty() {
+        backend::parents(host)?
     } else {
-        named.iter().cloned().partition(|parent| mdev::is_parent(host, parent))
+        let found = |parent: &Parent| backend::detect(host, parent).map(|backend| (backend, parent.clone()));
+        sight.missing = named.iter().filter(|parent| found(parent).is_none()).cloned().collect();
+        named.iter().filter_map(found).collect()
     };
+    sight.parents = parents.iter().map(|(_, parent)| parent.clone()).collect();
     let mut last_trouble = None;
-    for parent in &sight.parents {
-        match mdev::offers(host, parent, wish) {
+    for (backend, parent) in &parents {
+        match backend.offers(host, parent, wish, !named.is_empty()) {
             Ok(offers) => sight.offers.extend(offers),
             // One card whose driver answers nonsense must not stop a domain that can run on another.
             Err(trouble) => {
@@ -83,20 +91,26 @@ fn offers(
     }
     // The rest is for the words of a refusal only.
     if sight.offers.is_empty() {
-        for parent in &sight.parents {
-            for kind in mdev::type_ids(host, parent)? {
-                let known = match mdev::type_name(host, parent, &kind) {
-                    Some(name) => format!("{kind} \"{name}\""),
-                    None => kind.to_string(),
-                };
+        for (backend, parent) in &parents {
+            for known in backend.known(host, parent)? {
                 if !sight.known.contains(&known) {
                     sight.known.push(known);
                 }
             }
+            // A virtual function lists only what fits now.
+            if *backend == Backend::Nvidia {
+                let place = Place {
+                    backend: *backend,
+                    parent: parent.clone(),
+                    kind: wish.as_id(),
+                    arguments: String::new(),
+                };
+                sight.card_holders = holders(host, records, &place)?;
+            }
         }
-    } else if sight.offers.iter().all(|offer| offer.free == 0) {
+    } else if sight.offers.iter().all(|offer| offer.free == Some(0)) {
         for offer in &mut sight.offers {
-            offer.holders = holders(host, records, &offer.place.parent)?;
+            offer.holders = holders(host, records, &offer.place)?;
         }
         if !named.is_empty() {
             sight.elsewhere = elsewhere(host, named, wish)?;
@@ -106,18 +120,18 @@ fn offers(
 }
 
 /// The offers of the parents that were not named.
-fn elsewhere(host: &Host, named: &[Parent], wish: &crate::ids::TypeWish) -> Result<Vec<Offer>, Trouble> {
+fn elsewhere(host: &Host, named: &[Parent], wish: &TypeWish) -> Result<Vec<Offer>, Trouble> {
     let mut offers = Vec::new();
-    for parent in mdev::parents(host)?.iter().filter(|parent| !named.contains(parent)) {
-        offers.extend(mdev::offers(host, parent, wish).unwrap_or_default());
+    for (backend, parent) in backend::parents(host)?.iter().filter(|(_, parent)| !named.contains(parent)) {
+        offers.extend(backend.offers(host, parent, wish, false).unwrap_or_default());
     }
     Ok(offers)
 }
 
-/// Whose the devices of a parent are, of all its types: they share one pool.
-pub fn holders(host: &Host, records: &Records, parent: &Parent) -> Result<Vec<Holder>, Trouble> {
+/// Whose the devices of a card are, of all its types: they share one pool.
+pub fn holders(host: &Host, records: &Records, place: &Place) -> Result<Vec<Holder>, Trouble> {
     let mut holders: Vec<Holder> = Vec::new();
-    for device in mdev::devices_of(host, parent)? {
+    for device in backend::devices_of(host, place)? {
         let domain = records.owner(&device).map(|owner| owner.name);
         match holders.iter_mut().find(|holder| holder.domain == domain) {
             Some(holder) => holder.devices += 1,

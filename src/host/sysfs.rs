@@ -148,6 +148,12 @@ pub fn names(path: &Path) -> Result<Vec<String>, Trouble> {
     Ok(names)
 }
 
+/// Whether a regular file is there.
+pub fn is_file(path: &Path) -> bool {
+    statat(CWD, path, AtFlags::empty())
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)
+}
+
 /// Whether something is there, a dangling link included.
 pub fn exists(path: &Path) -> bool {
     statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).is_ok()

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{Host, sysfs};
-use crate::ids::MdevUuid;
+use crate::backend;
+use crate::ids::DeviceId;
 
 /// Hears what udev has finished, from before the devices were made, so that nothing is missed.
 pub struct Watch {
@@ -31,12 +32,12 @@ impl Watch {
 
     /// Waits until udev has dealt with the VFIO group of each device, or until `limit` has passed; says whether it
     /// has.
-    pub fn wait(self, host: &Host, devices: &[MdevUuid], limit: Duration) -> bool {
+    pub fn wait(self, host: &Host, devices: &[DeviceId], limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         let mut groups: Vec<String> = devices
             .iter()
             .filter_map(|device| {
-                sysfs::link_name(&host.path(&format!("sys/bus/mdev/devices/{device}/iommu_group"))).ok()?
+                sysfs::link_name(&host.path(&format!("{}/iommu_group", backend::directory(device)))).ok()?
             })
             .collect();
         loop {

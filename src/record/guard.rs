@@ -10,7 +10,7 @@ use rustix::fs::OFlags;
 use super::{Answers, Entry, Named, Phase, Record, Records, State, VERSION, link_text};
 use crate::host::lock::{self, Lock};
 use crate::host::{Trouble, open};
-use crate::ids::{DomainUuid, MdevUuid};
+use crate::ids::{DeviceId, DomainUuid};
 use crate::seen::Owner;
 use crate::step::Step;
 
@@ -148,7 +148,7 @@ impl Guard<'_> {
     }
 
     /// Claims a device for this domain. `Ok(Some)` names the domain that has it already.
-    pub fn claim(&self, device: &MdevUuid, limit: Duration) -> Result<Option<Owner>, Trouble> {
+    pub fn claim(&self, device: &DeviceId, limit: Duration) -> Result<Option<Owner>, Trouble> {
         let claim = self.records.claim(device);
         let make = || symlink(self.uuid.to_string(), &claim);
         match make() {
@@ -174,12 +174,12 @@ impl Guard<'_> {
     }
 
     /// Whether this domain has claimed the device.
-    pub fn owns(&self, device: &MdevUuid) -> bool {
+    pub fn owns(&self, device: &DeviceId) -> bool {
         link_text(&self.records.claim(device)).is_some_and(|text| text == self.uuid.to_string())
     }
 
     /// Lets go of a claim, if it is this domain's.
-    pub fn unclaim(&self, device: &MdevUuid) {
+    pub fn unclaim(&self, device: &DeviceId) {
         if self.owns(device) {
             remove_if_there(&self.records.claim(device));
         }

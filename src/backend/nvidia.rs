@@ -1,0 +1,152 @@
+//! NVIDIA's vendor VFIO (vGPU 17 and later, Linux 5.16 and later): a virtual function is given a type, and is then
+//! passed to the domain as a PCI device. There is no mediated device and no UUID.
+
+use super::listing::{Row, creatable as parse};
+use super::{Backend, card, numa};
+use crate::host::{Host, Trouble, sysfs};
+use crate::ids::{DeviceId, Parent, PciAddress, TypeId, TypeWish};
+use crate::seen::{Existing, Offer};
+use crate::step::Place;
+
+const PCI: &str = "sys/bus/pci/devices";
+const CREATABLE: &str = "nvidia/creatable_vgpu_types";
+/// The type that a function has; written by [`create`] and [`clear`] only.
+pub const CURRENT: &str = "nvidia/current_vgpu_type";
+const NONE: &str = "0";
+/// Attributes of a virtual function that a domain may write: beside this directory lie `config`, `reset` and
+/// `sriov_numvfs`.
+pub const ATTRIBUTES: &str = "nvidia/";
+/// The one attribute that has to be there before the type is (MIG: which GPU instance the vGPU is made on).
+pub const BEFORE: &str = "nvidia/gpu_instance_id";
+
+fn path(host: &Host, parent: &Parent, file: &str) -> std::path::PathBuf {
+    host.path(&format!("{PCI}/{parent}/{file}"))
+}
+
+/// Whether a PCI function takes types.
+pub fn is_parent(host: &Host, parent: &Parent) -> bool {
+    sysfs::exists(&path(host, parent, CURRENT))
+}
+
+/// Whether a PCI function that a domain passes through takes types.
+pub fn is_vgpu(host: &Host, address: &PciAddress) -> bool {
+    is_parent(host, &address.as_parent())
+}
+
+/// All functions that do: one look at each PCI device. For people; no event of a domain needs it.
+pub fn parents(host: &Host) -> Result<Vec<Parent>, Trouble> {
+    let names = sysfs::names(&host.path(PCI))?;
+    Ok(names
+        .iter()
+        .filter_map(|name| Parent::parse(name).ok())
+        .filter(|parent| is_parent(host, parent))
+        .collect())
+}
+
+/// What fits on this function now. Shrinks on all functions of a card as they are taken.
+pub fn creatable(host: &Host, parent: &Parent) -> Result<Vec<Row>, Trouble> {
+    let path = path(host, parent, CREATABLE);
+    let listing = parse(&sysfs::read(&path)?);
+    for warning in &listing.warnings {
+        log::warn!("{}: {warning}", path.display());
+    }
+    Ok(listing.rows)
+}
+
+/// The types that fit a wish.
+pub fn offers(host: &Host, parent: &Parent, wish: &TypeWish) -> Result<Vec<Offer>, Trouble> {
+    Ok(creatable(host, parent)?
+        .into_iter()
+        .filter_map(|row| {
+            let kind = TypeId::parse(&row.id.to_string()).ok()?;
+            let fit = wish.matches(&kind, row.name.as_deref())?;
+            let place =
+                Place { backend: Backend::Nvidia, parent: parent.clone(), kind, arguments: String::new() };
+            Some(Offer {
+                fit,
+                name: row.name,
+                api: String::new(),
+                free: Some(1),
+                max: None,
+                card: card(host, &place),
+                numa: numa(host, &format!("{PCI}/{parent}")),
+                holders: Vec::new(),
+                id_argument: None,
+                place,
+            })
+        })
+        .collect())
+}
+
+/// 1 if the function is empty and the type is creatable on it, else 0.
+pub fn free(host: &Host, place: &Place) -> Result<u32, Trouble> {
+    if current(host, &place.parent)?.is_some() {
+        return Ok(0);
+    }
+    let kind = place.kind.to_string();
+    Ok(u32::from(creatable(host, &place.parent)?.iter().any(|row| row.id.to_string() == kind)))
+}
+
+/// The type that a function has now.
+fn current(host: &Host, parent: &Parent) -> Result<Option<TypeId>, Trouble> {
+    let path = path(host, parent, CURRENT);
+    let text = sysfs::read(&path)?;
+    match text.trim() {
+        NONE => Ok(None),
+        id if id.parse::<u32>().is_ok() => Ok(TypeId::parse(id).ok()),
+        odd => Err(Trouble {
+            doing: format!("understand {}", path.display()),
+            error: std::io::Error::other(format!(
+                "\"{}\" is not a type's number",
+                crate::words::printable(odd)
+            )),
+        }),
+    }
+}
+
+/// The vGPU that a function carries. A function that is gone carries none.
+pub fn existing(host: &Host, address: &PciAddress) -> Result<Option<Existing>, Trouble> {
+    let parent = address.as_parent();
+    if !is_parent(host, &parent) {
+        return Ok(None);
+    }
+    Ok(current(host, &parent)?.map(|kind| Existing {
+        place: Place { backend: Backend::Nvidia, parent, kind, arguments: String::new() },
+        typed: true,
+        name: None,
+        api: String::new(),
+    }))
+}
+
+/// Gives a function its type, and reads it back: the driver has been seen to take a write and keep the old value.
+pub fn create(host: &Host, address: &PciAddress, kind: &TypeId) -> Result<(), Trouble> {
+    let path = path(host, &address.as_parent(), CURRENT);
+    sysfs::write(&path, kind.to_string().as_bytes())?;
+    match current(host, &address.as_parent())? {
+        Some(now) if now == *kind => Ok(()),
+        now => Err(Trouble {
+            doing: format!("set {}", path.display()),
+            error: std::io::Error::other(format!(
+                "the driver took {kind} and shows {}",
+                now.map_or_else(|| NONE.to_owned(), |now| now.to_string())
+            )),
+        }),
+    }
+}
+
+/// Takes the type away. The driver may refuse for some seconds after QEMU has ended.
+pub fn clear(host: &Host, address: &PciAddress) -> Result<(), Trouble> {
+    sysfs::write(&path(host, &address.as_parent(), CURRENT), NONE.as_bytes())
+}
+
+/// The functions of the same card that carry a vGPU.
+pub fn siblings_in_use(host: &Host, parent: &Parent) -> Result<Vec<DeviceId>, Trouble> {
+    let physical = path(host, parent, "physfn");
+    let names = sysfs::names(&physical)?;
+    let functions = names.iter().filter(|name| name.starts_with("virtfn"));
+    Ok(functions
+        .filter_map(|name| PciAddress::parse(&sysfs::link_name(&physical.join(name)).ok()??).ok())
+        .filter(|address| existing(host, address).is_ok_and(|found| found.is_some()))
+        .map(DeviceId::Vf)
+        .collect())
+}
