@@ -125,8 +125,7 @@ fn found(
             };
             return Err(Refusal::OtherDevice {
                 uuid: device,
-                kind: place.kind.to_string(),
-                parent: place.parent,
+                what: place.to_string(),
                 wanted: format!("{}{on}", printable(&wanted.wish.to_string())),
             });
         }
@@ -207,9 +206,10 @@ fn why(
     if matches!(request.device, DeviceId::Vf(_)) {
         return format!("{name}the function that the domain passes through");
     }
-    let left = left.map_or_else(|| "room unknown".to_owned(), |left| format!("{left} left"));
+    let left = left.map_or_else(|| "free places unknown".to_owned(), |left| format!("{left} left"));
     let reason = match (wanted.parents.as_slice(), others) {
         ([_], _) => "the parent that the domain names".to_owned(),
+        ([], others) if best.free.is_none() => format!("one of {} whose room nobody knows", others + 1),
         ([], 0) => "the only parent that has room for it".to_owned(),
         ([], others) => {
             let (word, rank) = match placement {

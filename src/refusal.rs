@@ -68,8 +68,8 @@ pub enum Refusal {
     NoRoom { what: String, place: String, left: String, hint: Option<String> },
     #[error("hostdev {uuid} has model=\"{}\", but {kind} on {parent} is {api}", printable(model))]
     Model { uuid: DeviceId, model: String, kind: TypeId, parent: Parent, api: String },
-    #[error("device {uuid} exists already as {} on {parent}, and the domain wants {wanted}", printable(kind))]
-    OtherDevice { uuid: DeviceId, kind: String, parent: Parent, wanted: String },
+    #[error("device {uuid} exists already as {what}, and the domain wants {wanted}")]
+    OtherDevice { uuid: DeviceId, what: String, wanted: String },
     #[error("device {uuid} belongs to domain {}", printable(owner))]
     ClaimedByOther { uuid: DeviceId, owner: String },
 
@@ -126,6 +126,9 @@ impl Refusal {
             Self::OtherDevice { uuid: DeviceId::Vf(address), .. } => Some(format!(
                 "pass another virtual function through, or clear that one: echo 0 > /sys/bus/pci/devices/{address}/nvidia/current_vgpu_type"
             )),
+            Self::ClaimedByOther { uuid: DeviceId::Vf(_), .. } => {
+                Some("a virtual function belongs to one domain at a time: pass another one through".to_owned())
+            }
             Self::ClaimedByOther { .. } => {
                 Some("a cloned domain keeps the uuids of its original: give it fresh ones (`uuidgen`) in metadata and hostdev".to_owned())
             }

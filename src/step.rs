@@ -141,7 +141,11 @@ fn destroy(device: &DeviceId, place: &Place) -> Step {
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} on {}", self.kind, self.parent)
+        // A virtual function of vendor VFIO is the device itself.
+        match self.backend {
+            Backend::Nvidia => write!(f, "type {}", self.kind),
+            Backend::Mdev | Backend::Proposal => write!(f, "{} on {}", self.kind, self.parent),
+        }
     }
 }
 
@@ -150,7 +154,8 @@ impl fmt::Display for Step {
         match self {
             Self::Create { device, place, keep, .. } => {
                 let keep = if *keep { ", kept at release" } else { "" };
-                write!(f, "create {device} as {place}{keep}")
+                let with = if place.arguments.is_empty() { "" } else { " with " };
+                write!(f, "create {device} as {place}{with}{}{keep}", printable(&place.arguments))
             }
             Self::Adopt { device, place, .. } => {
                 write!(f, "take up {device}, {place}, kept from an earlier run")

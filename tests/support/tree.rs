@@ -65,6 +65,15 @@ impl Tree {
         for parent in tables(description, "parent") {
             self.add_parent(parent);
         }
+        for card in tables(description, "proposal") {
+            let directory = format!("sys/bus/pci/devices/{}", text(card, "name").unwrap());
+            self.write(&format!("{directory}/mdev_supported_types"), text(card, "table").unwrap());
+            self.write(&format!("{directory}/mdev_create"), "");
+            self.write(&format!("{directory}/mdev_destroy"), "");
+        }
+        for function in tables(description, "function") {
+            self.add_function(function);
+        }
         for device in tables(description, "device") {
             let get = |key| text(device, key).expect(key);
             self.add_device(get("uuid"), get("parent"), get("type"));
@@ -107,6 +116,18 @@ impl Tree {
         }
     }
 
+    /// A virtual function of NVIDIA's vendor VFIO.
+    fn add_function(&self, function: &Table) {
+        let (name, card) = (text(function, "name").unwrap(), text(function, "physfn").unwrap());
+        let directory = format!("sys/bus/pci/devices/{name}");
+        self.write(&format!("{directory}/nvidia/creatable_vgpu_types"), text(function, "creatable").unwrap());
+        let current = text(function, "current").unwrap_or("0");
+        self.write(&format!("{directory}/nvidia/current_vgpu_type"), &format!("{current}\n"));
+        self.link(&format!("{directory}/physfn"), &format!("../{card}"));
+        let number = name.rsplit_once('.').unwrap().1;
+        self.link(&format!("sys/bus/pci/devices/{card}/virtfn{number}"), &format!("../{name}"));
+    }
+
     fn add_device(&self, uuid: &str, parent: &str, kind: &str) {
         let directory = format!("sys/devices/{parent}/{uuid}");
         fs::create_dir_all(self.path(&directory)).unwrap();
@@ -128,7 +149,8 @@ impl Tree {
             let keep = device.get("keep").and_then(Value::as_bool).unwrap_or(false);
             let made = device.get("made").and_then(Value::as_bool).unwrap_or(true);
             let mut step = serde_json::json!({
-                "do": if made { "create" } else { "use" }, "device": get("uuid"), "backend": "mdev",
+                "do": if made { "create" } else { "use" }, "device": get("uuid"),
+                "backend": text(device, "backend").unwrap_or("mdev"),
                 "parent": get("parent"), "type": get("type"),
             });
             if made {
@@ -136,7 +158,9 @@ impl Tree {
             }
             let state = if phase == "kept" { "kept" } else { "done" };
             steps.push(serde_json::json!({ "step": step, "state": state }));
-            self.add_device(get("uuid"), get("parent"), get("type"));
+            if !device.contains_key("backend") {
+                self.add_device(get("uuid"), get("parent"), get("type"));
+            }
             self.link(&format!("run/virt-mdev/devices/{}", get("uuid")), uuid);
         }
         let json = serde_json::json!({
