@@ -20,6 +20,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Each time twice as long after, up to this: NVIDIA's driver may refuse for seconds, and is not to be pestered.
 const LOOK_AGAIN_AT_LAST: Duration = Duration::from_secs(1);
 
+/// How long one write that may block is waited for under the domain's lock. What takes longer goes on in its child,
+/// and is looked at again without the lock, up to the event's own limit.
+const CHILD: Duration = Duration::from_secs(1);
+
 impl From<Trouble> for Refusal {
     fn from(trouble: Trouble) -> Self {
         Self::Io { what: format!("cannot {}", trouble.doing), why: errno(&trouble.error) }
@@ -47,10 +51,7 @@ pub fn carry_out(
 ) -> Result<(), Refusal> {
     let done = go_through(context, guard, name, plan, answers);
     if done.is_err() {
-        match unwind(context, guard, Instant::now() + context.waits.release) {
-            Ok(left) => report(&left),
-            Err(trouble) => log::error!("undoing the start: {trouble}"),
-        }
+        report(&unwind(context, guard, true));
     }
     done
 }
@@ -93,8 +94,13 @@ fn perform(
                 .steps()
                 .iter()
                 .position(|entry| entry.state == State::Kept && entry.step.device() == device);
-            at.map_or(Ok(()), |at| guard.replace(at, step.clone(), State::Done, answers))
-                .map_err(Refusal::from)
+            if let Some(at) = at {
+                guard.replace(at, step.clone(), State::Done, answers)?;
+            }
+            match guard.claim(device, context.waits.lock)? {
+                None => Ok(()),
+                Some(owner) => Err(Refusal::ClaimedByOther { uuid: device.clone(), owner: owner.name }),
+            }
         }
         Step::Use { device, .. } => {
             guard.intend(step.clone(), answers)?;
@@ -102,8 +108,14 @@ fn perform(
             guard.done();
             Ok(())
         }
-        Step::Attribute { device, name, value } => {
-            guard.intend(step.clone(), None)?;
+        Step::Attribute { device, name, value, .. } => {
+            let was = match device {
+                DeviceId::Vf(_) => backend::read_attribute(context.host, device, name),
+                DeviceId::Mdev(_) => None,
+            };
+            let step =
+                Step::Attribute { device: device.clone(), name: name.clone(), value: value.clone(), was };
+            guard.intend(step, None)?;
             // Before its device is made, where the attribute decides how: then the claim is made here.
             claim(context, guard, device)?;
             backend::write_attribute(context.host, device, name, value)
@@ -118,15 +130,13 @@ fn perform(
             guard.done();
             Ok(())
         }
-        Step::Destroy { device, place } => {
-            destroy(context, device, place, Instant::now() + context.waits.release)
-                .map_err(|why| Refusal::Remove { uuid: device.clone(), why: why.to_string() })
-        }
+        Step::Destroy { device, place } => destroy(context, device, place)
+            .map_err(|why| Refusal::Remove { uuid: device.clone(), why: why.to_string() }),
     }
 }
 
 /// Only devices of the 2016 interface go online and offline; they have UUIDs.
-fn set_online(host: &Host, device: &DeviceId, online: bool) -> Result<(), Trouble> {
+pub fn set_online(host: &Host, device: &DeviceId, online: bool) -> Result<(), Trouble> {
     match device {
         DeviceId::Mdev(uuid) => proposal::set_online(host, uuid, online),
         DeviceId::Vf(_) => Ok(()),
@@ -145,11 +155,15 @@ fn refused_attribute(device: &DeviceId, name: &AttributeName, value: &str, troub
 }
 
 fn claim(context: Context<'_>, guard: &mut Guard<'_>, device: &DeviceId) -> Result<(), Refusal> {
-    match guard.claim(device, context.waits.lock)? {
-        None => Ok(()),
-        Some(owner) => {
+    match guard.claim(device, context.waits.lock) {
+        Ok(None) => Ok(()),
+        Ok(Some(owner)) => {
             guard.forget_last();
             Err(Refusal::ClaimedByOther { uuid: device.clone(), owner: owner.name })
+        }
+        Err(trouble) => {
+            guard.forget_last();
+            Err(trouble.into())
         }
     }
 }
@@ -165,8 +179,10 @@ fn create(
 ) -> Result<Option<Refusal>, Refusal> {
     let card = backend::card(context.host, place);
     let _lock = context.records.lock_card(&card, context.waits.lock)?;
-    if backend::free(context.host, place)? == Some(0) {
-        return Ok(Some(no_room(context, place)?));
+    match backend::free(context.host, place) {
+        Ok(Some(0)) => return Ok(Some(no_room(context, place)?)),
+        Ok(_) => {}
+        Err(trouble) => return Ok(Some(trouble.into())),
     }
     let step = Step::Create { device: device.clone(), place: place.clone(), keep, otherwise: Vec::new() };
     guard.intend(step, answers)?;
@@ -177,16 +193,19 @@ fn create(
             Ok(None)
         }
         Err(trouble) => {
-            // The kernel makes a device whole or not at all, so there is none of ours: what is there with this UUID
-            // (EEXIST) somebody else has made since we looked.
-            guard.unclaim(device);
-            guard.forget_last();
             let refusal = |why| Refusal::Create {
                 uuid: device.clone(),
                 kind: place.kind.clone(),
                 parent: place.parent.clone(),
                 why,
             };
+            // With EEXIST, somebody else has made what is there since we looked. After any other error the kernel's mdev
+            // has made nothing, but a driver of another interface may have: then it is undone with the rest.
+            if !trouble.is(Errno::EXIST) && !matches!(backend::existing(context.host, device), Ok(None)) {
+                return Err(refusal(format!("the driver made it and failed: {}", errno(&trouble.error))));
+            }
+            guard.unclaim(device);
+            guard.forget_last();
             if trouble.is(Errno::EXIST) {
                 return Err(refusal(format!(
                     "somebody else made a device with this uuid at the same moment: {}",
@@ -257,9 +276,12 @@ pub fn settle<'a>(context: Context<'a>, domain: &DomainUuid) -> Result<(Guard<'a
     let mut pause = LOOK_AGAIN;
     loop {
         let mut guard = context.records.lock(domain, context.waits.lock)?;
-        let left = unwind(context, &mut guard, deadline)?;
-        let again =
-            left.iter().any(|left| matches!(left.why, Why::Held { .. } | Why::Failed { again: true, .. }));
+        let whole = guard.record().is_some_and(|record| record.phase == Phase::Preparing);
+        let left = if guard.record().is_some() { unwind(context, &mut guard, whole) } else { Vec::new() };
+        if guard.record().is_none() {
+            guard.end()?;
+        }
+        let again = left.iter().any(|left| !matches!(left.why, Why::Failed { again: false, .. }));
         if !again || Instant::now() >= deadline {
             return Ok((guard, left));
         }
@@ -269,13 +291,18 @@ pub fn settle<'a>(context: Context<'a>, domain: &DomainUuid) -> Result<(Guard<'a
     }
 }
 
-/// Undoes the record's steps in reverse, never stopping at one that fails, and ends the run. A run that has not got
-/// through prepare is undone whole; after that, what is to be kept is kept.
-fn unwind(context: Context<'_>, guard: &mut Guard<'_>, deadline: Instant) -> Result<Vec<Left>, Trouble> {
-    let Some(record) = guard.record() else { return Ok(Vec::new()) };
-    let whole = record.phase == Phase::Preparing;
-    if !whole && record.phase != Phase::Releasing && record.phase != Phase::Kept {
-        guard.advance(Phase::Releasing, None)?;
+/// Undoes the record's steps in reverse, never stopping at one that fails, and ends the run. `whole`: the run has not
+/// got through prepare, and not even what is to be kept is kept.
+fn unwind(context: Context<'_>, guard: &mut Guard<'_>, whole: bool) -> Vec<Left> {
+    // What cannot be written down is done all the same: release never stops at an error, and where it has come to can
+    // be seen on the host.
+    let noted = |saved: Result<(), Trouble>| {
+        if let Err(trouble) = saved {
+            log::warn!("{trouble}");
+        }
+    };
+    if !whole {
+        noted(guard.advance(Phase::Releasing, None));
     }
     let mut left = Vec::new();
     for at in (0..guard.steps().len()).rev() {
@@ -289,14 +316,21 @@ fn unwind(context: Context<'_>, guard: &mut Guard<'_>, deadline: Instant) -> Res
                 }
             }
             (_, Some(Step::Destroy { device, place })) => {
+                // Without our claim it is not ours: the hook died before it made the claim, or after it let it go, and
+                // somebody else may have the device since. Only a finished create outlives the loss of its claim.
+                let ours = guard.owns(&device) || (guard.is_unclaimed(&device) && entry.state == State::Done);
+                if !ours {
+                    guard.remove_from(at, &device);
+                    continue;
+                }
                 if entry.state != State::Undoing {
-                    guard.mark(at, State::Undoing)?;
+                    noted(guard.mark(at, State::Undoing));
                 }
                 log::info!(VIRT_MDEV_UUID:% = device; "destroy {device}, {place}");
-                match destroy(context, &device, &place, deadline) {
+                match destroy(context, &device, &place) {
                     Ok(()) => {
                         guard.unclaim(&device);
-                        guard.remove(at);
+                        guard.remove_from(at, &device);
                     }
                     Err(why) => left.push(Left { device, why }),
                 }
@@ -309,33 +343,61 @@ fn unwind(context: Context<'_>, guard: &mut Guard<'_>, deadline: Instant) -> Res
                     keep: true,
                     otherwise: Vec::new(),
                 };
-                guard.replace(at, kept, State::Kept, None)?;
+                noted(guard.replace(at, kept, State::Kept, None));
             }
             (Step::Use { device, .. }, _) => {
                 guard.unclaim(device);
                 guard.remove(at);
             }
-            (_, Some(Step::Offline { device })) => {
-                log::info!(VIRT_MDEV_UUID:% = device; "take {device} offline");
-                // A device that does not go offline may still be destroyed, and one that is gone is offline.
-                if let Err(trouble) = set_online(context.host, &device, false) {
-                    if !trouble.is(Errno::NOENT) {
+            (_, Some(back @ Step::Offline { .. })) => match take_offline(context.host, &back) {
+                Ok(()) => guard.remove(at),
+                Err(why) => left.push(Left { device: back.device().clone(), why }),
+            },
+            (_, Some(Step::Attribute { device, name, value, .. })) => {
+                // Of a virtual function: its attributes outlive the domain, and the next one is not to find ours.
+                if guard.owns(&device) {
+                    if let Err(trouble) = backend::write_attribute(context.host, &device, &name, &value) {
                         log::warn!(VIRT_MDEV_UUID:% = device; "{trouble}");
                     }
                 }
                 guard.remove(at);
+                unclaim_if_last(guard, &device);
             }
             (Step::Attribute { device, .. }, _) => {
                 guard.remove(at);
-                if !guard.steps().iter().any(|entry| entry.step.device() == device) {
-                    guard.unclaim(device);
-                }
+                unclaim_if_last(guard, device);
             }
             (_, _) => guard.remove(at),
         }
     }
-    guard.end()?;
-    Ok(left)
+    noted(guard.end());
+    left
+}
+
+/// An attribute may have been written before its device was made: then its going is the claim's.
+fn unclaim_if_last(guard: &Guard<'_>, device: &DeviceId) {
+    if !guard.steps().iter().any(|entry| entry.step.device() == device) {
+        guard.unclaim(device);
+    }
+}
+
+/// Takes a device offline, if nobody has it open. A device that is gone is offline.
+fn take_offline(host: &Host, step: &Step) -> Result<(), Why> {
+    let device = step.device();
+    if holders::is_held(host, device) {
+        return Err(Why::Held { holder: holders::holder(host, device) });
+    }
+    log::info!(VIRT_MDEV_UUID:% = device; "{step}");
+    match child::perform(step, CHILD) {
+        Ok(child::Outcome::Done) => Ok(()),
+        Ok(child::Outcome::Blocked) => Err(Why::Pending),
+        Ok(child::Outcome::Failed(error)) if error.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => {
+            Ok(())
+        }
+        Ok(child::Outcome::Failed(error)) | Err(error) => {
+            Err(Why::Failed { what: errno(&error), again: false })
+        }
+    }
 }
 
 fn is_at(host: &Host, device: &DeviceId, place: &Place) -> bool {
@@ -343,7 +405,7 @@ fn is_at(host: &Host, device: &DeviceId, place: &Place) -> bool {
 }
 
 /// Takes a device of ours away, if it is where we made it and nobody has it open.
-fn destroy(context: Context<'_>, device: &DeviceId, place: &Place, deadline: Instant) -> Result<(), Why> {
+fn destroy(context: Context<'_>, device: &DeviceId, place: &Place) -> Result<(), Why> {
     let host = context.host;
     let failed = |error: &std::io::Error| Why::Failed { what: errno(error), again: false };
     match backend::existing(host, device) {
@@ -360,7 +422,7 @@ fn destroy(context: Context<'_>, device: &DeviceId, place: &Place, deadline: Ins
         return Err(Why::Held { holder: holders::holder(host, device) });
     }
     let step = Step::Destroy { device: device.clone(), place: place.clone() };
-    let outcome = child::perform(&step, deadline.saturating_duration_since(Instant::now()));
+    let outcome = child::perform(&step, CHILD);
     // Whatever the write said: a device whose directory is gone is gone, and one whose directory is there is not.
     if !backend::is_there(host, device, place) {
         return Ok(());

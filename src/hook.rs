@@ -11,7 +11,7 @@ use crate::event::{Action, Call, Event};
 use crate::execute::{self, Context};
 use crate::host::udev::Watch;
 use crate::host::{Host, child, daemon, journal, see};
-use crate::ids::DomainUuid;
+use crate::ids::{DeviceId, DomainUuid};
 use crate::plan;
 use crate::record::{Answers, Phase, Records};
 use crate::refusal::Refusal;
@@ -109,10 +109,11 @@ fn prepare(host: &Host, call: &Call) -> Result<(), Refusal> {
     if plan.steps.is_empty() {
         return Ok(());
     }
+    // A virtual function has had its node since its driver was bound: nothing new comes of its type.
     let made: Vec<_> = plan
         .steps
         .iter()
-        .filter(|planned| matches!(planned.step, Step::Create { .. }))
+        .filter(|planned| matches!(planned.step, Step::Create { device: DeviceId::Mdev(_), .. }))
         .map(|planned| planned.step.device().clone())
         .collect();
     let watch = if made.is_empty() { None } else { Watch::start(host) };

@@ -64,6 +64,7 @@ pub fn prepare(
                 device: request.device.clone(),
                 name: attribute.name.clone(),
                 value: attribute.value.clone(),
+                was: None,
             });
             if !foreign {
                 let (before, after): (Vec<_>, Vec<_>) = ordered.partition(comes_before_create);
@@ -183,10 +184,17 @@ fn create(
         },
         ..offer.place.clone()
     };
+    let place = with_arguments(best);
+    if place.arguments.len() > proposal::MAX_ARGUMENTS {
+        return Err(Refusal::ArgumentsTooLong {
+            device: request.device.clone(),
+            limit: proposal::MAX_ARGUMENTS,
+        });
+    }
     Ok(Planned {
         step: Step::Create {
             device: request.device.clone(),
-            place: with_arguments(best),
+            place,
             keep: wanted.keep,
             otherwise: rest.iter().map(|offer| with_arguments(offer)).collect(),
         },

@@ -5,8 +5,8 @@
 //!   domains/<domain uuid>.json       one domain's record; replaced whole, by rename
 //!   devices/<mdev uuid | VF address> claim: a link whose target is the domain's uuid; made before the device is
 //!   by-name/<hash of the name>       index: a link whose target is the domain's uuid
-//!   locks/domain-00 … domain-ff      kernel locks, one of them for each domain
-//!   locks/card-00 … card-ff          kernel locks, one of them for each physical card
+//!   locks/domain-000 … domain-fff    kernel locks, one of them for each domain
+//!   locks/card-000 … card-fff        kernel locks, one of them for each physical card
 //!   locks/claims                     kernel lock: held while a claim that nobody answers for is broken
 //! ```
 //! Claims and index are symbolic links because a link is made whole, exclusively and in one system call; they point
@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -43,6 +44,9 @@ const BASE: &str = "run/virt-mdev";
 
 /// A record holds a few lines for each device; a file beyond this is none of ours.
 const MAX_RECORD: u64 = 1024 * 1024;
+
+/// Extension of a record that is being written.
+const NEW: &str = "new";
 
 /// How far the domain has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,11 +148,11 @@ fn hash(text: &str) -> Uuid {
     Uuid::new_v5(&Uuid::NAMESPACE_OID, text.as_bytes())
 }
 
-/// One of 256 lock files: a bounded set, so that they can stay for ever.
+/// One of 4096 lock files: a bounded set, so that they can stay for ever, and large enough that domains rarely share.
 fn bucket(text: &str) -> String {
     let hash = hash(text);
-    let [first, ..] = hash.as_bytes();
-    format!("{first:02x}")
+    let [first, second, ..] = hash.as_bytes();
+    format!("{:03x}", u16::from_be_bytes([*first, *second]) >> 4)
 }
 
 impl Records {
@@ -169,9 +173,11 @@ impl Records {
         self.base.join(format!("by-name/{}", hash(name)))
     }
 
-    /// Whether a domain has a record: one system call, which is all that a domain without devices costs.
+    /// Whether a domain has a record, or a first one that was never finished: two system calls, which is all that a
+    /// domain without devices costs.
     pub fn has(&self, domain: &DomainUuid) -> bool {
-        crate::host::sysfs::exists(&self.file(domain))
+        let file = self.file(domain);
+        crate::host::sysfs::exists(&file) || crate::host::sysfs::exists(&file.with_extension(NEW))
     }
 
     /// The domain that was recorded under this name, for a release whose XML gave no UUID.
@@ -194,8 +200,12 @@ impl Records {
     /// The domain whose claim on a device stands, with its name.
     pub fn owner(&self, device: &DeviceId) -> Option<Owner> {
         let uuid = link_text(&self.claim(device)).and_then(|text| DomainUuid::parse(&text).ok())?;
-        let record = self.read(&uuid).ok().flatten()?;
-        Some(Owner { uuid, name: record.domain.name })
+        let name = match self.read(&uuid) {
+            Ok(record) => record?.domain.name,
+            // A record that cannot be read now is a record: the claim stands.
+            Err(_) => uuid.to_string(),
+        };
+        Some(Owner { uuid, name })
     }
 
     /// Takes the lock of a physical card, which is held while a place on it is chosen and taken.
@@ -211,6 +221,10 @@ impl Records {
         let file = self.file(domain);
         let record = match read_record(&file, domain) {
             Ok(record) => record,
+            // That it cannot be opened now says nothing about what is in it.
+            Err(trouble) if trouble.error.raw_os_error().is_some_and(|e| e != Errno::LOOP.raw_os_error()) => {
+                return Err(trouble);
+            }
             Err(trouble) => {
                 // Never trusted, never a reason to fail, and kept for whoever wants to know what it was.
                 let aside = file.with_extension("damaged");

@@ -40,6 +40,8 @@ pub enum Refusal {
     BadValue { element: String, attribute: String, value: String, why: String },
     #[error("the uuid {uuid} is given twice, in more than one <{element}>")]
     DuplicateUuid { uuid: MdevUuid, element: &'static str },
+    #[error("the metadata has more than {0} <device> elements")]
+    TooManyDevices(usize),
     #[error("text between the elements of <devices> in the metadata: \"{}\"", printable(.0))]
     StrayText(String),
     #[error("{device} {why}")]
@@ -58,6 +60,8 @@ pub enum Refusal {
     NoUuidThere { device: DeviceId, parent: Parent },
     #[error("device {device}: {parent} speaks no interface that takes arguments")]
     NoArgumentsThere { device: DeviceId, parent: Parent },
+    #[error("device {device}: its arguments are longer than the {limit} bytes that a driver can be given")]
+    ArgumentsTooLong { device: DeviceId, limit: usize },
     #[error("type \"{}\" is not offered by {}", printable(&wish.to_string()), list(&names(parents)))]
     NoSuchType { wish: TypeWish, parents: Vec<Parent>, known: Vec<String>, meant: Option<String> },
     #[error("type \"{}\" fits several types of {parent} but for upper and lower case: {}", printable(&wish.to_string()), list(&ids(found)))]

@@ -67,6 +67,9 @@ pub enum Step {
         name: AttributeName,
         /// What.
         value: String,
+        /// What a virtual function's attribute was before, to be put back: it outlives the domain.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        was: Option<String>,
     },
     /// Bring a device of ours online, where the interface has that (2016).
     Online {
@@ -119,6 +122,7 @@ impl Step {
         match self {
             Self::Create { device, place, .. } => Some(destroy(device, place)),
             Self::Online { device } => Some(Self::Offline { device: device.clone() }),
+            Self::Attribute { device, name, was: Some(was), .. } => Some(put_back(device, name, was)),
             _ => None,
         }
     }
@@ -130,9 +134,14 @@ impl Step {
                 Some(destroy(device, place))
             }
             Self::Online { device } => Some(Self::Offline { device: device.clone() }),
+            Self::Attribute { device, name, was: Some(was), .. } => Some(put_back(device, name, was)),
             _ => None,
         }
     }
+}
+
+fn put_back(device: &DeviceId, name: &AttributeName, was: &str) -> Step {
+    Step::Attribute { device: device.clone(), name: name.clone(), value: was.to_owned(), was: None }
 }
 
 fn destroy(device: &DeviceId, place: &Place) -> Step {
@@ -161,7 +170,7 @@ impl fmt::Display for Step {
                 write!(f, "take up {device}, {place}, kept from an earlier run")
             }
             Self::Use { device, place } => write!(f, "use {device}, {place}, made by somebody else"),
-            Self::Attribute { device, name, value } => {
+            Self::Attribute { device, name, value, .. } => {
                 write!(f, "write \"{}\" to {name} of {device}", printable(value))
             }
             Self::Online { device } => write!(f, "bring {device} online"),

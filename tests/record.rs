@@ -13,8 +13,10 @@ use std::os::unix::fs::symlink;
 use std::time::Duration;
 
 use virt_mdev::backend::Backend;
+use virt_mdev::config::Config;
+use virt_mdev::execute::{Context, settle};
 use virt_mdev::host::Host;
-use virt_mdev::ids::{DeviceId, DomainUuid, Parent, TypeId};
+use virt_mdev::ids::{AttributeName, DeviceId, DomainUuid, Parent, TypeId};
 use virt_mdev::record::{Phase, Records, State};
 use virt_mdev::step::{Place, Step};
 
@@ -156,4 +158,69 @@ fn a_record_that_cannot_be_trusted_is_set_aside() {
     fs::remove_file(&file).unwrap();
     fs::create_dir(&file).unwrap();
     assert!(run.records.read(&domain(1)).is_err(), "nor is a directory");
+}
+
+#[test]
+fn an_unfinished_first_record_is_found_and_goes() {
+    let run = run();
+    drop(run.records.lock(&domain(1), LIMIT).unwrap());
+    let unfinished = run.path(&format!("domains/{}.new", domain(1)));
+    fs::write(&unfinished, "{\"vers").unwrap();
+    assert!(run.records.has(&domain(1)));
+    run.records.lock(&domain(1), LIMIT).unwrap().end().unwrap();
+    assert!(!unfinished.exists());
+}
+
+#[test]
+fn a_renamed_domain_leaves_the_name_to_its_new_owner() {
+    let run = run();
+    let mut first = run.records.lock(&domain(1), LIMIT).unwrap();
+    first.begin("old").unwrap();
+    let mut second = run.records.lock(&domain(2), LIMIT).unwrap();
+    second.begin("old").unwrap();
+    assert_eq!(run.records.by_name("old"), Some(domain(2)));
+    first.begin("new").unwrap();
+    assert_eq!(run.records.by_name("old"), Some(domain(2)));
+    first.end().unwrap();
+    assert_eq!(run.records.by_name("new"), None);
+    assert_eq!(run.records.by_name("old"), Some(domain(2)));
+}
+
+#[test]
+fn a_record_that_could_not_be_read_back_is_not_written() {
+    let run = run();
+    let mut guard = run.records.lock(&domain(1), LIMIT).unwrap();
+    guard.begin("vm1").unwrap();
+    let name = AttributeName::parse("a").unwrap();
+    let step =
+        || Step::Attribute { device: device(), name: name.clone(), value: "x".repeat(4000), was: None };
+    let refused = (0..300).find_map(|_| guard.intend(step(), None).err()).unwrap();
+    assert!(refused.to_string().contains("more than a record can hold"), "{refused}");
+    assert!(run.records.read(&domain(1)).unwrap().is_some(), "what was written before stands");
+}
+
+#[test]
+fn a_device_that_another_domain_has_claimed_since_is_not_destroyed() {
+    let run = run();
+    let host = Host::at(run.directory.path());
+    let mut first = run.records.lock(&domain(1), LIMIT).unwrap();
+    first.begin("vm1").unwrap();
+    // The hook dies between intent and claim; the other domain makes the device.
+    first.intend(create(), None).unwrap();
+    drop(first);
+    let mut second = run.records.lock(&domain(2), LIMIT).unwrap();
+    second.begin("vm2").unwrap();
+    assert_eq!(second.claim(&device(), LIMIT).unwrap(), None);
+    drop(second);
+    let parent = run.directory.path().join("sys/devices/mtty");
+    fs::create_dir_all(parent.join(device().to_string())).unwrap();
+    fs::create_dir_all(run.directory.path().join("sys/bus/mdev/devices")).unwrap();
+    symlink("../mdev_supported_types/mtty-2", parent.join(format!("{}/mdev_type", device()))).unwrap();
+    let on_bus = run.directory.path().join(format!("sys/bus/mdev/devices/{}", device()));
+    symlink(format!("../../../devices/mtty/{}", device()), on_bus).unwrap();
+    let context = Context { host: &host, records: &run.records, waits: Config::default().waits };
+    let (guard, left) = settle(context, &domain(1)).unwrap();
+    assert!(guard.record().is_none());
+    assert_eq!(left, [], "settled at once: nothing was waited for and nothing written");
+    assert_eq!(run.records.owner(&device()).unwrap().name, "vm2");
 }

@@ -135,6 +135,9 @@ pub fn existing(host: &Host, device: &DeviceId) -> Result<Option<Existing>, Trou
 /// Whether something of the device is still there, its removal pending included.
 pub fn is_there(host: &Host, device: &DeviceId, place: &Place) -> bool {
     match device {
+        DeviceId::Mdev(uuid) if place.backend == Backend::Proposal => {
+            proposal::is_there(host, uuid, &place.parent)
+        }
         DeviceId::Mdev(uuid) => mdev::is_there(host, uuid, &place.parent),
         // What cannot be read cannot be called gone.
         DeviceId::Vf(address) => nvidia::existing(host, address)
@@ -194,6 +197,11 @@ pub fn write_attribute(
         data.push(b'\n');
     }
     sysfs::write_attribute(&host.path(&directory(device)), name, &data)
+}
+
+/// A driver attribute's value, where it can be read.
+pub fn read_attribute(host: &Host, device: &DeviceId, name: &AttributeName) -> Option<String> {
+    sysfs::read(&host.path(&format!("{}/{name}", directory(device)))).ok()
 }
 
 /// Devices of a parent, for the words of a refusal.

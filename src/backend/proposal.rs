@@ -18,6 +18,8 @@ const DESTROY: &str = "mdev_destroy";
 const ONLINE: &str = "online";
 /// Argument by which NVIDIA's driver pairs the devices of one domain.
 const VM: &str = "vm_uuid";
+/// A write to sysfs is one page at most, and 37 bytes of it are the UUID and its colon.
+pub const MAX_ARGUMENTS: usize = 4096 - 37;
 /// What NVIDIA's heading calls the number of free places on an empty card.
 const MAX: &str = "max_instance";
 
@@ -114,6 +116,12 @@ pub fn arguments(offer: &Offer, domain: &DomainUuid, given: &[(String, String)])
         .map(|(name, value)| format!("{name}={value}"))
         .collect();
     words.join(",")
+}
+
+/// Whether the device's directory is there, on the bus or only in its parent's directory any more.
+pub fn is_there(host: &Host, device: &MdevUuid, parent: &Parent) -> bool {
+    sysfs::exists(&host.path(&format!("{DEVICES}/{device}")))
+        || sysfs::exists(&host.path(&format!("{PARENTS}/{parent}/{device}")))
 }
 
 /// A device of this interface: one without a type.

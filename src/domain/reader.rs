@@ -18,6 +18,9 @@ pub const MAX_XML: usize = 4 * 1024 * 1024;
 /// Domain XML is about ten levels deep; metadata of others may be deeper, but not without end.
 const MAX_DEPTH: usize = 256;
 
+/// No machine that QEMU emulates has room for more.
+const MAX_DEVICES: usize = 256;
+
 const QEMU: &str = "http://libvirt.org/schemas/domain/qemu/1.0";
 
 /// Where in the document we are, as far as it concerns us.
@@ -252,6 +255,9 @@ impl Found {
                     if self.wanted.iter().any(|other| other.uuid.as_ref() == Some(uuid)) {
                         return Err(Refusal::DuplicateUuid { uuid: uuid.clone(), element: "device" });
                     }
+                }
+                if self.wanted.len() == MAX_DEVICES {
+                    return Err(Refusal::TooManyDevices(MAX_DEVICES));
                 }
                 self.wanted.push(wanted);
                 Ok(At::OurDevice)

@@ -15,6 +15,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open, setsid};
 
 use super::Host;
 use crate::backend;
+use crate::execute;
 use crate::step::Step;
 
 /// The one argument, before the step as JSON, that makes a program of ours the child. libvirt calls its hook with
@@ -78,6 +79,8 @@ pub fn run_if_child(args: &[OsString]) -> Option<u8> {
     let step = json.to_str().and_then(|json| serde_json::from_str::<Step>(json).ok());
     Some(match step {
         Some(Step::Destroy { device, place }) => backend::destroy(&Host::real(), &device, &place)
+            .map_or_else(|trouble| errno(&trouble.error), |()| 0),
+        Some(Step::Offline { device }) => execute::set_online(&Host::real(), &device, false)
             .map_or_else(|trouble| errno(&trouble.error), |()| 0),
         _ => 22,
     })

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::fs::OFlags;
 
-use super::{Answers, Entry, Named, Phase, Record, Records, State, VERSION, link_text};
+use super::{Answers, Entry, MAX_RECORD, NEW, Named, Phase, Record, Records, State, VERSION, link_text};
 use crate::host::lock::{self, Lock};
 use crate::host::{Trouble, open};
 use crate::ids::{DeviceId, DomainUuid};
@@ -44,7 +44,7 @@ impl Guard<'_> {
         let domain = Named { uuid: self.uuid.clone(), name: name.to_owned() };
         let steps = self.record.take().map(|record| {
             if record.domain.name != name {
-                remove_if_there(&self.records.index(&record.domain.name));
+                self.remove_index(&record.domain.name);
             }
             record.steps
         });
@@ -110,6 +110,17 @@ impl Guard<'_> {
         }
     }
 
+    /// Takes out all that is recorded of a device from this step on.
+    pub fn remove_from(&mut self, at: usize, device: &DeviceId) {
+        if let Some(record) = &mut self.record {
+            let mut number = 0;
+            record.steps.retain(|entry| {
+                number += 1;
+                number <= at || entry.step.device() != device
+            });
+        }
+    }
+
     /// The domain has come to this phase; `answers` from here on for all devices that are not kept.
     pub fn advance(&mut self, phase: Phase, answers: Option<Answers>) -> Result<(), Trouble> {
         if let Some(record) = &mut self.record {
@@ -127,9 +138,11 @@ impl Guard<'_> {
     pub fn end(&mut self) -> Result<(), Trouble> {
         match &mut self.record {
             Some(record) if record.steps.is_empty() => {
-                remove_if_there(&self.records.index(&record.domain.name));
-                let file = self.records.file(&self.uuid);
+                let name = std::mem::take(&mut record.domain.name);
                 self.record = None;
+                self.remove_index(&name);
+                let file = self.records.file(&self.uuid);
+                remove_if_there(&file.with_extension(NEW));
                 match std::fs::remove_file(&file) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => {
                         Err(Trouble::new("remove", &file, error))
@@ -143,7 +156,19 @@ impl Guard<'_> {
                 }
                 self.save()
             }
-            None => Ok(()),
+            None => {
+                // What a process left that died in its first save.
+                remove_if_there(&self.records.file(&self.uuid).with_extension(NEW));
+                Ok(())
+            }
+        }
+    }
+
+    /// Another domain may have taken this name since: its entry stays.
+    fn remove_index(&self, name: &str) {
+        let index = self.records.index(name);
+        if link_text(&index).is_some_and(|text| text == self.uuid.to_string()) {
+            remove_if_there(&index);
         }
     }
 
@@ -178,6 +203,11 @@ impl Guard<'_> {
         link_text(&self.records.claim(device)).is_some_and(|text| text == self.uuid.to_string())
     }
 
+    /// Whether nobody has claimed the device.
+    pub fn is_unclaimed(&self, device: &DeviceId) -> bool {
+        link_text(&self.records.claim(device)).is_none()
+    }
+
     /// Lets go of a claim, if it is this domain's.
     pub fn unclaim(&self, device: &DeviceId) {
         if self.owns(device) {
@@ -190,12 +220,21 @@ impl Guard<'_> {
         let file = self.records.file(&self.uuid);
         let trouble = |error: io::Error| Trouble::new("write the record", &file, error);
         let json = serde_json::to_vec(record).map_err(|error| trouble(error.into()))?;
+        if json.len() as u64 > MAX_RECORD {
+            // It could not be read back, and the devices would be nobody's.
+            return Err(trouble(io::Error::other("the domain asks for more than a record can hold (1 MiB)")));
+        }
         // One writer at a time, the lock's holder; so one name is enough, and a dead writer's file is overwritten.
-        let temporary = file.with_extension("new");
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
-        let mut new = open(&temporary, flags).map_err(trouble)?;
-        new.write_all(&json).map_err(trouble)?;
-        std::fs::rename(&temporary, &file).map_err(trouble)
+        let temporary = file.with_extension(NEW);
+        let replace = || {
+            let mut new = open(&temporary, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)?;
+            new.write_all(&json)?;
+            std::fs::rename(&temporary, &file)
+        };
+        replace().map_err(|error| {
+            remove_if_there(&temporary);
+            trouble(error)
+        })
     }
 }
 
