@@ -24,10 +24,14 @@ DEB = target/package/virt-mdev_$(DEB_VERSION)_$(DEB_ARCH).deb
 # rustup's directory: a shell that is no login shell may not have it.
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 
+# A workspace of its own: what only tests need is not in the lock file of the programs.
+EMULATOR = --manifest-path tests/emulator/Cargo.toml
+EMULATOR_CARGO = CARGO_TARGET_DIR=tests/emulator/target cargo
+
 .DEFAULT_GOAL := build
 # Two cargos, or two virtual machines, would only wait for each other.
 .NOTPARALLEL:
-.PHONY: help build check test test-vm demo package lint-package install uninstall clean
+.PHONY: help build check test test-emulator test-vm demo demo-vm package lint-package install uninstall clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -38,15 +42,24 @@ build: deps-build ## the release build
 check: deps-build deps-check ## formatting, lints, unit and case tests, shell files: under a minute
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
+	$(EMULATOR_CARGO) fmt $(EMULATOR) --check
+	$(EMULATOR_CARGO) clippy $(EMULATOR) --all-targets --locked -- -D warnings
 	cargo test --locked --quiet
 	shellcheck $$(packaging/tree --list | xargs -d '\n' awk 'FNR == 1 { if (/^#!.*[\/ ](ba)?sh$$/ || FILENAME ~ /\.sh$$/) print FILENAME; nextfile }')
 
-test: check lint-package test-vm ## everything: check, the package, the scenarios on a real host
+test: check test-emulator lint-package test-vm ## everything: check, the emulated host, the package, the real host
 
 test-vm: package deps-vm ## scenarios on a real host in a virtual machine (SCENARIO=name: only that one)
 	tests/vm/run $(SCENARIO)
 
-demo: package deps-vm ## a domain's life on the real host, shown
+test-emulator: build ## the emulated host's own tests, and the programs on it
+	VIRT_MDEV_BUILT=$(abspath $(BUILT)) $(EMULATOR_CARGO) test $(EMULATOR) --locked --quiet
+
+demo: build ## a domain's life on an emulated host, shown; needs root, or user namespaces
+	$(EMULATOR_CARGO) build $(EMULATOR) --locked --quiet
+	@cd tests/demo && ../emulator/target/debug/virt-mdev-emulator --host ../emulator/hosts/mixed.toml -- ./show $(abspath $(BUILT))
+
+demo-vm: package deps-vm ## a domain's life on the real host, shown
 	tests/vm/run --demo
 
 package: deps-package $(DEB) ## the Debian package, in target/package
@@ -99,6 +112,7 @@ uninstall: ## what install put there; a changed configuration stays
 
 clean: ## all that was built
 	cargo clean
+	$(EMULATOR_CARGO) clean $(EMULATOR)
 
 deps-%:
 	@packaging/deps $*

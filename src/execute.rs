@@ -193,12 +193,7 @@ fn create(
             Ok(None)
         }
         Err(trouble) => {
-            let refusal = |why| Refusal::Create {
-                uuid: device.clone(),
-                kind: place.kind.clone(),
-                parent: place.parent.clone(),
-                why,
-            };
+            let refusal = |why| Refusal::Create { uuid: device.clone(), place: Box::new(place.clone()), why };
             // With EEXIST, somebody else has made what is there since we looked. After any other error the kernel's mdev
             // has made nothing, but a driver of another interface may have: then it is undone with the rest.
             if !trouble.is(Errno::EXIST) && !matches!(backend::existing(context.host, device), Ok(None)) {

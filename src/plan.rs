@@ -217,6 +217,7 @@ fn why(
     let left = left.map_or_else(|| "free places unknown".to_owned(), |left| format!("{left} left"));
     let reason = match (wanted.parents.as_slice(), others) {
         ([_], _) => "the parent that the domain names".to_owned(),
+        ([], 0) if best.free.is_none() => "the only parent that offers it".to_owned(),
         ([], others) if best.free.is_none() => format!("one of {} whose room nobody knows", others + 1),
         ([], 0) => "the only parent that has room for it".to_owned(),
         ([], others) => {
@@ -318,10 +319,9 @@ fn no_room(wanted: &Wanted, offers: &[Offer], sight: &Sight, taken: &Taken) -> R
             held => format!("{free}{of} left, held by {held}"),
         }
     };
-    let elsewhere = sight.elsewhere.iter().find(|offer| offer.free != Some(0)).map(|offer| {
-        let named: Vec<String> = wanted.parents.iter().map(ToString::to_string).collect();
-        let left = offer.free.map_or_else(|| "may have room".to_owned(), |free| format!("has {free} left"));
-        format!("{} {left}; drop parent=\"{}\" to let virt-mdev choose", offer.place.parent, named.join(" "))
+    let elsewhere = elsewhere(&sight.elsewhere).map(|others| {
+        let named = list(&wanted.parents.iter().map(ToString::to_string).collect::<Vec<_>>());
+        format!("{others}; drop parent=\"{}\" to let virt-mdev choose", printable(&named))
     });
     let kind = offers.first().map(|offer| offer.place.kind.to_string()).unwrap_or_default();
     let what = if kind == wanted.wish.to_string() {
@@ -330,6 +330,23 @@ fn no_room(wanted: &Wanted, offers: &[Offer], sight: &Sight, taken: &Taken) -> R
         format!("{} ({kind})", printable(&wanted.wish.to_string()))
     };
     Refusal::NoRoom { what, place: list(&parents), left, hint: elsewhere.or(hint) }
+}
+
+/// The cards that were not named and have room: `0000:87:00.0 has 1 left`.
+fn elsewhere(offers: &[Offer]) -> Option<String> {
+    let mut cards: BTreeMap<&str, Option<u32>> = BTreeMap::new();
+    for offer in offers.iter().filter(|offer| offer.free != Some(0)) {
+        let room = cards.entry(&offer.card).or_insert(Some(0));
+        *room = room.and_then(|room| Some(room + offer.free?));
+    }
+    let words: Vec<String> = cards
+        .iter()
+        .map(|(card, free)| match free {
+            Some(free) => format!("{card} has {free} left"),
+            None => format!("{card} may have room"),
+        })
+        .collect();
+    (!words.is_empty()).then(|| list(&words))
 }
 
 /// `vm1 (7), vm2 and 5 made by others`

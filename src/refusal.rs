@@ -3,6 +3,7 @@
 //! The user of `virsh start` sees `error: DOMAIN: SENTENCE` and, where there is a fix, `hint: FIX`.
 
 use crate::ids::{DeviceId, MdevUuid, Parent, TypeId, TypeWish};
+use crate::step::Place;
 use crate::words::{list, printable};
 
 /// Why a domain's devices cannot be made.
@@ -78,8 +79,8 @@ pub enum Refusal {
     ClaimedByOther { uuid: DeviceId, owner: String },
 
     // What happened while doing it.
-    #[error("creating device {uuid} as {kind} on {parent}: {why}")]
-    Create { uuid: DeviceId, kind: TypeId, parent: Parent, why: String },
+    #[error("creating device {uuid} as {place}: {why}")]
+    Create { uuid: DeviceId, place: Box<Place>, why: String },
     #[error("attribute {attribute}=\"{}\" of device {uuid}: {why}", printable(value))]
     Attribute { uuid: DeviceId, attribute: String, value: String, why: String },
     #[error("device {uuid} cannot be brought online: {why}")]

@@ -182,7 +182,7 @@ fn mixed(place: &Place) -> Trouble {
     }
 }
 
-/// NVIDIA's driver takes the last byte for the newline that `echo` writes, and drops it.
+/// NVIDIA's driver takes the last byte for the newline that `echo` writes, and drops it. A blank clears it.
 const EATS_LAST_BYTE: &str = "nvidia/vgpu_params";
 
 /// Writes a driver attribute.
@@ -194,7 +194,7 @@ pub fn write_attribute(
 ) -> Result<sysfs::Written, Trouble> {
     let mut data = value.as_bytes().to_vec();
     if name.to_string() == EATS_LAST_BYTE {
-        data.push(b'\n');
+        data.extend_from_slice(if value.is_empty() { b" \n" } else { b"\n" });
     }
     sysfs::write_attribute(&host.path(&directory(device)), name, &data)
 }
