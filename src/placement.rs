@@ -52,6 +52,7 @@ mod tests {
                 parent: Parent::parse(parent).unwrap(),
                 kind: TypeId::parse("t").unwrap(),
                 arguments: String::new(),
+                name: None,
             },
             fit: Match::Id,
             name: None,

@@ -115,8 +115,10 @@ fn found(
     // Where the type cannot be read back, our own record knows it.
     let place = kept.map_or_else(|| existing.place.clone(), |(_, place)| place.clone());
     if let Some(wanted) = wanted {
+        let name = existing.name.as_deref().or(place.name.as_deref());
         let typed = existing.typed || kept.is_some();
-        let fits = !typed || wanted.wish.matches(&place.kind, existing.name.as_deref()).is_some();
+        // A foreign device whose type nobody can tell is used where the domain opens it, not on the metadata's word.
+        let fits = (!typed && request.opened) || wanted.wish.matches(&place.kind, name).is_some();
         if !fits || !(wanted.parents.is_empty() || wanted.parents.contains(&place.parent)) {
             let on = match wanted.parents.as_slice() {
                 [] => String::new(),
@@ -126,7 +128,7 @@ fn found(
             };
             return Err(Refusal::OtherDevice {
                 uuid: device,
-                what: place.to_string(),
+                place: Box::new(place),
                 wanted: format!("{}{on}", printable(&wanted.wish.to_string())),
             });
         }
@@ -182,6 +184,7 @@ fn create(
             Backend::Proposal => proposal::arguments(offer, domain, &wanted.arguments),
             Backend::Mdev | Backend::Nvidia => String::new(),
         },
+        name: offer.name.clone(),
         ..offer.place.clone()
     };
     let place = with_arguments(best);

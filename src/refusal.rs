@@ -2,6 +2,7 @@
 //!
 //! The user of `virsh start` sees `error: DOMAIN: SENTENCE` and, where there is a fix, `hint: FIX`.
 
+use crate::backend::Backend;
 use crate::ids::{DeviceId, MdevUuid, Parent, TypeId, TypeWish};
 use crate::step::Place;
 use crate::words::{list, printable};
@@ -73,8 +74,8 @@ pub enum Refusal {
     NoRoom { what: String, place: String, left: String, hint: Option<String> },
     #[error("hostdev {uuid} has model=\"{}\", but {kind} on {parent} is {api}", printable(model))]
     Model { uuid: DeviceId, model: String, kind: TypeId, parent: Parent, api: String },
-    #[error("device {uuid} exists already as {what}, and the domain wants {wanted}")]
-    OtherDevice { uuid: DeviceId, what: String, wanted: String },
+    #[error("device {uuid} exists already as {place}, and the domain wants {wanted}")]
+    OtherDevice { uuid: DeviceId, place: Box<Place>, wanted: String },
     #[error("device {uuid} belongs to domain {}", printable(owner))]
     ClaimedByOther { uuid: DeviceId, owner: String },
 
@@ -125,12 +126,21 @@ impl Refusal {
             Self::NoArgumentsThere { .. } => {
                 Some("driver attributes are written with <attribute name=\"…\" value=\"…\"/>".to_owned())
             }
-            Self::OtherDevice { uuid: DeviceId::Mdev(uuid), .. } => Some(format!(
-                "give the domain's device another uuid, or remove that one: echo 1 > /sys/bus/mdev/devices/{uuid}/remove"
-            )),
-            Self::OtherDevice { uuid: DeviceId::Vf(address), .. } => Some(format!(
-                "pass another virtual function through, or clear that one: echo 0 > /sys/bus/pci/devices/{address}/nvidia/current_vgpu_type"
-            )),
+            Self::OtherDevice { uuid, place, .. } => {
+                let parent = &place.parent;
+                let (other, remove) = match place.backend {
+                    Backend::Mdev => ("give the domain's device another uuid", format!("echo 1 > /sys/bus/mdev/devices/{uuid}/remove")),
+                    Backend::Proposal => (
+                        "give the domain's device another uuid",
+                        format!("write what made it to /sys/bus/pci/devices/{parent}/mdev_destroy"),
+                    ),
+                    Backend::Nvidia => (
+                        "pass another virtual function through",
+                        format!("echo 0 > /sys/bus/pci/devices/{parent}/nvidia/current_vgpu_type"),
+                    ),
+                };
+                Some(format!("{other}, or remove that one: {remove}"))
+            }
             Self::ClaimedByOther { uuid: DeviceId::Vf(_), .. } => {
                 Some("a virtual function belongs to one domain at a time: pass another one through".to_owned())
             }

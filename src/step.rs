@@ -22,6 +22,9 @@ pub struct Place {
     /// What follows the UUID in the 2016 interface: its destroy gets the same as its create.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub arguments: String,
+    /// The vendor's name for the type, where it was known when the device was made: not every interface tells later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
 }
 
 /// One effect on the host.
@@ -194,6 +197,7 @@ mod tests {
             parent: Parent::parse("mtty").unwrap(),
             kind: TypeId::parse("mtty-2").unwrap(),
             arguments: String::new(),
+            name: None,
         }
     }
 

@@ -36,6 +36,7 @@ fn create() -> Step {
         parent: Parent::parse("mtty").unwrap(),
         kind: TypeId::parse("mtty-2").unwrap(),
         arguments: String::new(),
+        name: None,
     };
     Step::Create { device: device(), place, keep: false, otherwise: vec![] }
 }

@@ -80,7 +80,13 @@ pub fn read_type(host: &Host, parent: &Parent, kind: TypeId) -> Type {
         api: file(API).unwrap_or_default(),
         free: file(FREE).and_then(|text| text.trim().parse().ok()),
         description: file(DESCRIPTION),
-        place: Place { backend: Backend::Mdev, parent: parent.clone(), kind, arguments: String::new() },
+        place: Place {
+            backend: Backend::Mdev,
+            parent: parent.clone(),
+            kind,
+            arguments: String::new(),
+            name: None,
+        },
     }
 }
 
@@ -93,7 +99,13 @@ pub fn offers(host: &Host, parent: &Parent, wish: &TypeWish) -> Result<Vec<Offer
     for kind in kinds {
         let name = type_name(host, parent, &kind);
         let Some(fit) = wish.matches(&kind, name.as_deref()) else { continue };
-        let place = Place { backend: Backend::Mdev, parent: parent.clone(), kind, arguments: String::new() };
+        let place = Place {
+            backend: Backend::Mdev,
+            parent: parent.clone(),
+            kind,
+            arguments: String::new(),
+            name: None,
+        };
         let file = |name: &str| {
             sysfs::read_if_there(&host.path(&format!("{}/{name}", type_path(parent, &place.kind))))
         };
@@ -184,6 +196,7 @@ pub fn place_of(host: &Host, device: &MdevUuid) -> Result<Option<Place>, Trouble
         parent: Parent::parse(&parent).map_err(|_| odd("read the parent of"))?,
         kind: TypeId::parse(&kind).map_err(|_| odd("read the type of"))?,
         arguments: String::new(),
+        name: None,
     }))
 }
 

@@ -60,8 +60,13 @@ pub fn offers(host: &Host, parent: &Parent, wish: &TypeWish) -> Result<Vec<Offer
         .filter_map(|row| {
             let kind = TypeId::parse(&row.id.to_string()).ok()?;
             let fit = wish.matches(&kind, row.name.as_deref())?;
-            let place =
-                Place { backend: Backend::Nvidia, parent: parent.clone(), kind, arguments: String::new() };
+            let place = Place {
+                backend: Backend::Nvidia,
+                parent: parent.clone(),
+                kind,
+                arguments: String::new(),
+                name: None,
+            };
             Some(Offer {
                 fit,
                 name: row.name,
@@ -111,7 +116,7 @@ pub fn existing(host: &Host, address: &PciAddress) -> Result<Option<Existing>, T
         return Ok(None);
     }
     Ok(current(host, &parent)?.map(|kind| Existing {
-        place: Place { backend: Backend::Nvidia, parent, kind, arguments: String::new() },
+        place: Place { backend: Backend::Nvidia, parent, kind, arguments: String::new(), name: None },
         typed: true,
         name: None,
         api: String::new(),

@@ -62,8 +62,13 @@ pub fn rows(host: &Host, parent: &Parent) -> Result<Vec<Row>, Trouble> {
 pub fn offers(host: &Host, parent: &Parent, wish: &TypeWish, named: bool) -> Result<Vec<Offer>, Trouble> {
     let listing = listing(host, parent)?;
     let offer = |kind: TypeId, fit, name, max| {
-        let place =
-            Place { backend: Backend::Proposal, parent: parent.clone(), kind, arguments: String::new() };
+        let place = Place {
+            backend: Backend::Proposal,
+            parent: parent.clone(),
+            kind,
+            arguments: String::new(),
+            name: None,
+        };
         Offer {
             fit,
             name,
@@ -136,8 +141,9 @@ pub fn existing(host: &Host, device: &MdevUuid) -> Result<Option<Existing>, Trou
         place: Place {
             backend: Backend::Proposal,
             parent: Parent::parse(parent.as_deref().unwrap_or("unknown")).map_err(odd)?,
-            kind: TypeId::parse("unknown").map_err(odd)?,
+            kind: TypeId::parse("a type that cannot be read back").map_err(odd)?,
             arguments: String::new(),
+            name: None,
         },
         typed: false,
         name: None,

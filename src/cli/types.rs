@@ -85,6 +85,7 @@ fn functions(host: &Host) -> Result<Vec<Row>, Failure> {
                 parent: function.clone(),
                 kind: row.kind.clone(),
                 arguments: String::new(),
+                name: None,
             };
             let free = nvidia::free(host, &place).unwrap_or_default();
             let Ok(card) = Parent::parse(&backend::card(host, &place)) else { continue };

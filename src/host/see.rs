@@ -104,6 +104,7 @@ fn offers(
                     parent: parent.clone(),
                     kind: wish.as_id(),
                     arguments: String::new(),
+                    name: None,
                 };
                 sight.card_holders = holders(host, records, &place)?;
             }

@@ -6,8 +6,9 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Child, Output, Stdio};
 
 use virt_mdev_emulator::client::Emulated;
 
@@ -78,8 +79,21 @@ fn every_run_does_what_it_did() {
     assert!(wrong.is_empty(), "{} of {seen} runs went otherwise:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// Steps are `NAME OPERATION` (the hook is called with `NAME.xml`), `control LINE`, or `left` (what is left behind).
+/// A process that has a VFIO node open, as QEMU does.
+fn hold(host: &Emulated, node: &str) -> Child {
+    let mut command = host.command(EMULATOR);
+    command.args(["hold", node, "--name", "qemu-system-x86"]).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "held\n");
+    child
+}
+
+/// Steps are `NAME OPERATION` (the hook is called with `NAME.xml`), `control LINE`, `sh SCRIPT`, `hold NODE`,
+/// `let-go` (of all nodes), or `left` (what is left behind).
 fn go_through(run: &Path) -> String {
+    let mut holders: Vec<Child> = Vec::new();
     let description: toml::Table = fs::read_to_string(run.join("run.toml")).unwrap().parse().unwrap();
     let mut host = start(description["host"].as_str().unwrap());
     let mut told = String::new();
@@ -88,14 +102,31 @@ fn go_through(run: &Path) -> String {
         let _ = writeln!(told, "== {step}");
         match step.split_once(' ') {
             Some(("control", line)) => host.control(line).unwrap(),
+            Some(("hold", node)) => holders.push(hold(&host, node)),
+            Some(("sh", script)) => {
+                let output = host.run(&["bash", "-c", script], b"").unwrap();
+                told.push_str(&String::from_utf8_lossy(&output.stdout));
+                told.push_str(&stderr(&output));
+            }
             Some((name, operation)) => {
                 host.control("clear-log").unwrap();
                 let xml = fs::read_to_string(run.join(name).with_extension("xml")).unwrap();
                 let output = hook(&host, name, operation, &xml);
                 let _ = writeln!(told, "exit {}", output.status.code().unwrap());
-                told.push_str(&stderr(&output));
+                // Process ids are another each time.
+                for line in stderr(&output).lines() {
+                    let (before, after) = line.split_once("(pid ").unwrap_or((line, ""));
+                    let after = after.trim_start_matches(|c: char| c.is_ascii_digit());
+                    let _ = writeln!(told, "{before}{}{after}", if after.is_empty() { "" } else { "(pid N" });
+                }
                 for line in operations(&mut host) {
                     let _ = writeln!(told, "  {line}");
+                }
+            }
+            None if step == "let-go" => {
+                for mut holder in holders.drain(..) {
+                    holder.kill().unwrap();
+                    holder.wait().unwrap();
                 }
             }
             None => match left_behind(&host) {
