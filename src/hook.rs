@@ -17,6 +17,7 @@ use crate::record::{Answers, Phase, Records};
 use crate::refusal::Refusal;
 use crate::request::requests;
 use crate::step::Step;
+use crate::undo;
 use crate::words::printable;
 
 /// What `virt-mdev-hook` does. `args` are its arguments without the program's name.
@@ -97,7 +98,7 @@ fn prepare(host: &Host, call: &Call) -> Result<(), Refusal> {
     }
     let context = Context { host, records: &records, waits: config.waits };
     let requests = requests(&domain, |address| nvidia::is_vgpu(host, address))?;
-    let (mut guard, left) = execute::settle(context, &domain.uuid)?;
+    let (mut guard, left) = undo::settle(context, &domain.uuid)?;
     if let Some(left) = left.into_iter().next() {
         return Err(Refusal::Remove { uuid: left.device, why: left.why.to_string() });
     }
@@ -160,7 +161,7 @@ fn release(host: &Host, call: &Call) -> Result<(), Refusal> {
     journal::start(&call.name);
     let config = Config::load_or_default(host);
     let context = Context { host, records: &records, waits: config.waits };
-    let (_guard, left) = execute::settle(context, &domain)?;
-    execute::report(&left);
+    let (_guard, left) = undo::settle(context, &domain)?;
+    undo::report(&left);
     Ok(())
 }

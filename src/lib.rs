@@ -24,6 +24,7 @@ pub mod record;
 pub mod request;
 pub mod seen;
 pub mod step;
+pub mod undo;
 
 pub mod cli;
 pub mod hook;

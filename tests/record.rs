@@ -14,11 +14,12 @@ use std::time::Duration;
 
 use virt_mdev::backend::Backend;
 use virt_mdev::config::Config;
-use virt_mdev::execute::{Context, settle};
+use virt_mdev::execute::Context;
 use virt_mdev::host::Host;
 use virt_mdev::ids::{AttributeName, DeviceId, DomainUuid, Parent, TypeId};
 use virt_mdev::record::{Phase, Records, State};
 use virt_mdev::step::{Place, Step};
+use virt_mdev::undo::settle;
 
 const LIMIT: Duration = Duration::from_millis(50);
 

@@ -182,6 +182,14 @@ fn mixed(place: &Place) -> Trouble {
     }
 }
 
+/// Only devices of the 2016 interface go online and offline; they have UUIDs.
+pub fn set_online(host: &Host, device: &DeviceId, online: bool) -> Result<(), Trouble> {
+    match device {
+        DeviceId::Mdev(uuid) => proposal::set_online(host, uuid, online),
+        DeviceId::Vf(_) => Ok(()),
+    }
+}
+
 /// NVIDIA's driver takes the last byte for the newline that `echo` writes, and drops it. A blank clears it.
 const EATS_LAST_BYTE: &str = "nvidia/vgpu_params";
 

@@ -15,7 +15,6 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open, setsid};
 
 use super::Host;
 use crate::backend;
-use crate::execute;
 use crate::step::Step;
 
 /// The one argument, before the step as JSON, that makes a program of ours the child. libvirt calls its hook with
@@ -80,7 +79,7 @@ pub fn run_if_child(args: &[OsString]) -> Option<u8> {
     Some(match step {
         Some(Step::Destroy { device, place }) => backend::destroy(&Host::real(), &device, &place)
             .map_or_else(|trouble| errno(&trouble.error), |()| 0),
-        Some(Step::Offline { device }) => execute::set_online(&Host::real(), &device, false)
+        Some(Step::Offline { device }) => backend::set_online(&Host::real(), &device, false)
             .map_or_else(|trouble| errno(&trouble.error), |()| 0),
         _ => 22,
     })
