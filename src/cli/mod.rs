@@ -71,6 +71,10 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
+    // Without a logger nothing is logged, so a second one that is refused is no loss.
+    if log::set_logger(&Warnings).is_ok() {
+        log::set_max_level(log::LevelFilter::Warn);
+    }
     let host = Host::real();
     let printed = match &arguments.verb {
         Verb::Types { json } => types::run(&host, *json),
@@ -98,6 +102,23 @@ fn complain(text: &str, hint: Option<&str>) -> ExitCode {
         let _ = writeln!(stderr, "hint: {hint}");
     }
     ExitCode::FAILURE
+}
+
+/// What the hook tells the journal, such as a damaged type table, is told to the person here.
+struct Warnings;
+
+impl log::Log for Warnings {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() <= log::Level::Warn
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            let _ = writeln!(io::stderr().lock(), "warning: {}", record.args());
+        }
+    }
+
+    fn flush(&self) {}
 }
 
 /// What a verb says when it fails.
