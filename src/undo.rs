@@ -147,6 +147,10 @@ pub(crate) fn unwind(context: Context<'_>, guard: &mut Guard<'_>, whole: bool) -
             (_, Some(Step::Attribute { device, name, value, .. })) => {
                 // Of a virtual function: its attributes outlive the domain, and the next one is not to find ours.
                 if guard.owns(&device) {
+                    if let Some(why) = held(context.host, &device) {
+                        left.push(Left { device, why });
+                        continue;
+                    }
                     if let Err(trouble) = backend::write_attribute(context.host, &device, &name, &value) {
                         log::warn!(VIRT_MDEV_UUID:% = device; "{trouble}");
                     }
@@ -172,11 +176,15 @@ fn unclaim_if_last(guard: &Guard<'_>, device: &DeviceId) {
     }
 }
 
+fn held(host: &Host, device: &DeviceId) -> Option<Why> {
+    holders::is_held(host, device).then(|| Why::Held { holder: holders::holder(host, device) })
+}
+
 /// Takes a device offline, if nobody has it open. A device that is gone is offline.
 fn take_offline(host: &Host, step: &Step) -> Result<(), Why> {
     let device = step.device();
-    if holders::is_held(host, device) {
-        return Err(Why::Held { holder: holders::holder(host, device) });
+    if let Some(why) = held(host, device) {
+        return Err(why);
     }
     log::info!(VIRT_MDEV_UUID:% = device; "{step}");
     match child::perform(step, CHILD) {
@@ -209,8 +217,8 @@ pub(crate) fn destroy(context: Context<'_>, device: &DeviceId, place: &Place) ->
         Ok(None) => return Ok(()),
         Err(trouble) => return Err(failed(&trouble.error)),
     }
-    if holders::is_held(host, device) {
-        return Err(Why::Held { holder: holders::holder(host, device) });
+    if let Some(why) = held(host, device) {
+        return Err(why);
     }
     let step = Step::Destroy { device: device.clone(), place: place.clone() };
     let outcome = child::perform(&step, CHILD);
