@@ -101,7 +101,7 @@ pub fn write_attribute(device: &Path, name: &AttributeName, data: &[u8]) -> Resu
         return Err(trouble(io::Error::other("the driver offers it for reading only")));
     }
     let open = |flags| openat(at.as_fd(), file, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
-    // root may open a write-only attribute for reading, and would then get EIO: its mode says whether it can be read.
+    // sysfs opens a write-only attribute for reading to nobody, root included: its mode says whether it can be read.
     if mode.intersects(Mode::RUSR | Mode::RGRP | Mode::ROTH) {
         let current = open(OFlags::RDONLY).map_err(io::Error::from).and_then(read_all);
         if current.is_ok_and(|current| current.as_bytes() == data.trim_ascii_end()) {
