@@ -8,7 +8,7 @@ use std::time::Duration;
 use toml::{Table, Value};
 
 use crate::domain::Placement;
-use crate::host::{Host, sysfs};
+use crate::host::Host;
 use crate::refusal::{Refusal, nearest};
 use crate::words::printable;
 
@@ -37,6 +37,8 @@ pub struct Waits {
     pub udev: Duration,
     /// Any event, for a lock.
     pub lock: Duration,
+    /// Any event, for a driver to return from a single operation.
+    pub driver: Duration,
 }
 
 /// The configuration, every key with its default.
@@ -62,30 +64,36 @@ impl Default for Config {
                 release: Duration::from_secs(10),
                 parent: Duration::from_secs(30),
                 udev: Duration::from_secs(5),
-                lock: Duration::from_secs(10),
+                lock: Duration::from_secs(30),
+                driver: Duration::from_secs(30),
             },
         }
     }
 }
 
 /// Every key, as `table.key`.
-const KEYS: [&str; 7] =
-    ["enabled", "labels", "placement.policy", "wait.release", "wait.parent", "wait.udev", "wait.lock"];
+const KEYS: [&str; 8] = [
+    "enabled",
+    "labels",
+    "placement.policy",
+    "wait.release",
+    "wait.parent",
+    "wait.udev",
+    "wait.lock",
+    "wait.driver",
+];
 
 impl Config {
     /// Reads the host's configuration; without a file all defaults hold. The second value lists the keys that we do
     /// not know, each as a sentence.
     pub fn load(host: &Host) -> Result<(Self, Vec<String>), Refusal> {
         let path = host.path(PATH);
-        match sysfs::read_if_there(&path) {
+        match host.read_if_there(PATH) {
             Ok(None) => Ok((Self::default(), Vec::new())),
             Ok(Some(text)) => {
                 Self::parse(&text).map_err(|why| Refusal::Config { path: path.display().to_string(), why })
             }
-            Err(trouble) => Err(Refusal::Config {
-                path: path.display().to_string(),
-                why: crate::words::errno(&trouble.error),
-            }),
+            Err(trouble) => Err(trouble.into()),
         }
     }
 
@@ -142,6 +150,7 @@ impl Config {
             "wait.release" => self.waits.release = duration(value).ok_or_else(|| bad(DURATION))?,
             "wait.parent" => self.waits.parent = duration(value).ok_or_else(|| bad(DURATION))?,
             "wait.udev" => self.waits.udev = duration(value).ok_or_else(|| bad(DURATION))?,
+            "wait.driver" => self.waits.driver = duration(value).ok_or_else(|| bad(DURATION))?,
             "wait.lock" => self.waits.lock = duration(value).ok_or_else(|| bad(DURATION))?,
             _ => unknown.push(match nearest(key, KEYS) {
                 Some(meant) => format!("unknown key {}; did you mean {meant}?", printable(key)),

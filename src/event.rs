@@ -28,6 +28,8 @@ pub enum Action {
     Prepare,
     /// The record follows the domain's state.
     Follow(Event),
+    /// The record is compared with the host.
+    Compare,
     /// Take away what the record says.
     Release,
     /// Nothing at all: not even stdin is read.
@@ -50,7 +52,7 @@ const TABLE: [(&str, &str, Event, Action); 8] = [
     // libvirt has yet to restore the labels of the device: too early to remove it.
     ("stopped", "end", Event::Stopped, Action::Nothing),
     ("release", "end", Event::Release, Action::Release),
-    ("reconnect", "begin", Event::Reconnect, Action::Follow(Event::Reconnect)),
+    ("reconnect", "begin", Event::Reconnect, Action::Compare),
     // Also called for an offline migration, with no release after it: nothing may be created there.
     ("migrate", "begin", Event::Migrate, Action::Nothing),
     ("restore", "begin", Event::Restore, Action::Nothing),
@@ -77,6 +79,11 @@ impl Event {
     /// The operation's word, as in libvirt's arguments.
     pub fn word(self) -> &'static str {
         TABLE.iter().find(|(.., event, _)| *event == self).map_or("", |(word, ..)| word)
+    }
+
+    /// Operation and suboperation, as in libvirt's arguments.
+    pub fn words(self) -> (&'static str, &'static str) {
+        TABLE.iter().find(|(.., event, _)| *event == self).map_or(("", ""), |(word, sub, ..)| (word, sub))
     }
 
     /// The event of an operation's word.

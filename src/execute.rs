@@ -5,13 +5,13 @@ use rustix::io::Errno;
 
 use crate::backend;
 use crate::config::Waits;
-use crate::host::{Host, Trouble, see};
+use crate::host::{Host, Lock, Trouble, daemon, see};
 use crate::ids::{AttributeName, DeviceId};
 use crate::plan::{Plan, held_by};
 use crate::record::{Answers, Guard, Phase, Records, State};
 use crate::refusal::Refusal;
 use crate::step::{Place, Step};
-use crate::undo;
+use crate::undo::{self, Back};
 use crate::words::errno;
 
 impl From<Trouble> for Refusal {
@@ -41,7 +41,7 @@ pub fn carry_out(
 ) -> Result<(), Refusal> {
     let done = go_through(context, guard, name, plan, answers);
     if done.is_err() {
-        undo::report(&undo::unwind(context, guard, true));
+        undo::unwind(context, guard, Back::Start, &|_| true, None).report();
     }
     done
 }
@@ -58,7 +58,13 @@ fn go_through(
         log::info!(VIRT_MDEV_UUID:% = planned.step.device(); "{}", planned.step);
         perform(context, guard, &planned.step, answers)?;
     }
-    Ok(guard.advance(Phase::Prepared, answers)?)
+    match answers {
+        // Nobody would ever tell us that the domain has gone.
+        Some(Answers::Starting(daemon)) if !daemon::is_alive(context.host, daemon) => {
+            Err(Refusal::DaemonGone { pid: daemon.pid })
+        }
+        _ => Ok(guard.advance(Phase::Prepared, answers)?),
+    }
 }
 
 fn perform(
@@ -70,14 +76,27 @@ fn perform(
     match step {
         Step::Create { device, place, keep, otherwise } => {
             let mut refused = None;
+            // The places of one card follow one another: its lock is taken once for all of them, so that of many
+            // prepares at once each waits for a card once.
+            let mut locked: Option<(String, Lock)> = None;
             for place in std::iter::once(place).chain(otherwise) {
+                let card = backend::card(context.host, place);
+                if locked.as_ref().is_none_or(|(of, _)| *of != card) {
+                    drop(locked.take());
+                    locked = Some((card.clone(), context.records.lock_card(&card, context.waits.lock)?));
+                }
                 match create(context, guard, device, place, *keep, answers)? {
-                    None => return Ok(()),
-                    Some(refusal) => refused = refused.or(Some(refusal)),
+                    Tried::Made => return Ok(()),
+                    Tried::Full => {}
+                    Tried::Refused(refusal) => refused = refused.or(Some(refusal)),
                 }
                 log::info!(VIRT_MDEV_UUID:% = device; "{place} has no room for {device} after all");
             }
-            refused.map_or(Ok(()), Err)
+            drop(locked);
+            Err(match refused {
+                Some(refusal) => refusal,
+                None => no_room(context, place)?,
+            })
         }
         Step::Adopt { device, .. } => {
             let at = guard
@@ -92,11 +111,15 @@ fn perform(
                 Some(owner) => Err(Refusal::ClaimedByOther { uuid: device.clone(), owner: owner.name }),
             }
         }
-        Step::Use { device, .. } => {
+        Step::Use { device, place } => {
             guard.intend(step.clone(), answers)?;
             claim(context, guard, device)?;
             guard.done();
-            Ok(())
+            // Until the claim was made, whoever made the device could take it away.
+            match backend::existing(context.host, device)? {
+                Some(found) if found.is_at(place) => Ok(()),
+                _ => Err(Refusal::Vanished { uuid: device.clone() }),
+            }
         }
         Step::Attribute { device, name, value, .. } => {
             let was = match device {
@@ -105,7 +128,7 @@ fn perform(
             };
             let step =
                 Step::Attribute { device: device.clone(), name: name.clone(), value: value.clone(), was };
-            guard.intend(step, None)?;
+            guard.intend(step, answers)?;
             // Before its device is made, where the attribute decides how: then the claim is made here.
             claim(context, guard, device)?;
             backend::write_attribute(context.host, device, name, value)
@@ -114,23 +137,22 @@ fn perform(
             Ok(())
         }
         Step::Online { device } | Step::Offline { device } => {
-            guard.intend(step.clone(), None)?;
+            guard.intend(step.clone(), answers)?;
             backend::set_online(context.host, device, matches!(step, Step::Online { .. }))
-                .map_err(|trouble| Refusal::Online { uuid: device.clone(), why: errno(&trouble.error) })?;
+                .map_err(|trouble| Refusal::Online { uuid: device.clone(), why: trouble.to_string() })?;
             guard.done();
             Ok(())
         }
-        Step::Destroy { device, place } => undo::destroy(context, device, place)
+        Step::Destroy { device, place } => undo::destroy(context, device, place, false, undo::CHILD)
+            .map(|_| ())
             .map_err(|why| Refusal::Remove { uuid: device.clone(), why: why.to_string() }),
     }
 }
 
 fn refused_attribute(device: &DeviceId, name: &AttributeName, value: &str, trouble: &Trouble) -> Refusal {
     let why = match trouble.error.raw_os_error() {
-        Some(_) if trouble.is(Errno::NOENT) => {
-            format!("the device has no such attribute: {}", errno(&trouble.error))
-        }
-        Some(_) => format!("the driver refused it: {}", errno(&trouble.error)),
+        Some(_) if trouble.is(Errno::NOENT) => format!("the device has no such attribute: {trouble}"),
+        Some(_) => trouble.to_string(),
         None => trouble.error.to_string(),
     };
     Refusal::Attribute { uuid: device.clone(), attribute: name.to_string(), value: value.to_owned(), why }
@@ -150,7 +172,16 @@ fn claim(context: Context<'_>, guard: &mut Guard<'_>, device: &DeviceId) -> Resu
     }
 }
 
-/// Makes a device at one place, under the lock of its card. `Ok(Some)` says why it must be tried elsewhere.
+/// What became of making a device at one place.
+enum Tried {
+    Made,
+    /// Somebody else was faster.
+    Full,
+    /// It may work elsewhere.
+    Refused(Refusal),
+}
+
+/// Makes a device at one place; the caller has the lock of its card.
 fn create(
     context: Context<'_>,
     guard: &mut Guard<'_>,
@@ -158,13 +189,11 @@ fn create(
     place: &Place,
     keep: bool,
     answers: Option<Answers>,
-) -> Result<Option<Refusal>, Refusal> {
-    let card = backend::card(context.host, place);
-    let _lock = context.records.lock_card(&card, context.waits.lock)?;
+) -> Result<Tried, Refusal> {
     match backend::free(context.host, place) {
-        Ok(Some(0)) => return Ok(Some(no_room(context, place)?)),
+        Ok(Some(0)) => return Ok(Tried::Full),
         Ok(_) => {}
-        Err(trouble) => return Ok(Some(trouble.into())),
+        Err(trouble) => return Ok(Tried::Refused(trouble.into())),
     }
     let step = Step::Create { device: device.clone(), place: place.clone(), keep, otherwise: Vec::new() };
     guard.intend(step, answers)?;
@@ -172,27 +201,26 @@ fn create(
     match backend::create(context.host, device, place) {
         Ok(()) => {
             guard.done();
-            Ok(None)
+            Ok(Tried::Made)
         }
         Err(trouble) => {
             let refusal = |why| Refusal::Create { uuid: device.clone(), place: Box::new(place.clone()), why };
             // With EEXIST, somebody else has made what is there since we looked. After any other error the kernel's mdev
             // has made nothing, but a driver of another interface may have: then it is undone with the rest.
             if !trouble.is(Errno::EXIST) && !matches!(backend::existing(context.host, device), Ok(None)) {
-                return Err(refusal(format!("the driver made it and failed: {}", errno(&trouble.error))));
+                return Err(refusal(format!("the driver made it and failed: {trouble}")));
             }
-            guard.unclaim(device);
+            guard.unclaim(device)?;
             guard.forget_last();
             if trouble.is(Errno::EXIST) {
                 return Err(refusal(format!(
-                    "somebody else made a device with this uuid at the same moment: {}",
-                    errno(&trouble.error)
+                    "somebody else made a device with this uuid at the same moment: {trouble}"
                 )));
             }
             if trouble.is(Errno::NOSPC) {
-                return Ok(Some(no_room(context, place)?));
+                return Ok(Tried::Full);
             }
-            Ok(Some(refusal(format!("the driver refused it: {}", errno(&trouble.error)))))
+            Ok(Tried::Refused(refusal(trouble.to_string())))
         }
     }
 }

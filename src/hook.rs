@@ -3,22 +3,26 @@
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use crate::backend::{self, nvidia};
 use crate::config::Config;
-use crate::domain::{self, Domain, MAX_XML};
+use crate::domain::{self, Domain, MAX_XML, Placement};
 use crate::event::{Action, Call, Event};
 use crate::execute::{self, Context};
+use crate::host::daemon::Process;
 use crate::host::udev::Watch;
-use crate::host::{Host, child, daemon, journal, see};
+use crate::host::worker::{Ended, Given};
+use crate::host::{Host, child, daemon, journal, see, worker};
 use crate::ids::{DeviceId, DomainUuid};
 use crate::plan;
+use crate::reap;
 use crate::record::{Answers, Phase, Records};
 use crate::refusal::Refusal;
-use crate::request::requests;
+use crate::request::{Request, requests};
 use crate::step::Step;
-use crate::undo;
-use crate::words::printable;
+use crate::undo::{self, Sweep};
+use crate::words::{errno, printable};
 
 /// What `virt-mdev-hook` does. `args` are its arguments without the program's name.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
@@ -30,14 +34,38 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     if !rustix::process::geteuid().is_root() {
         return ExitCode::SUCCESS;
     }
-    let args: Vec<String> = args.into_iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
-    let Some(call) = Call::parse(&args) else { return ExitCode::SUCCESS };
     // What we make is to be readable for all whatever the daemon's umask is.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let host = Host::real();
+    let given = worker::become_one(&args);
+    let (given, is_worker) = match given {
+        Some(given) => (given, true),
+        None => {
+            let args = args.into_iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
+            (Given { caller: daemon::caller(&host), args }, false)
+        }
+    };
+    let Some(call) = Call::parse(&given.args) else { return ExitCode::SUCCESS };
+    let act = || match (call.event.action(), is_worker) {
+        (Action::Nothing, _) => Ok(()),
+        (Action::Prepare, false) => begin_prepare(&host, &call, given.caller),
+        (Action::Release | Action::Compare, false) => hand_over(&host, &call, given.caller),
+        (Action::Prepare, true) => {
+            journal::start(&call.name);
+            prepare(&host, &read_stdin(MAX_XML + 1), given.caller)
+        }
+        (Action::Release, true) => {
+            journal::start(&call.name);
+            release(&host, &call.name, &read_stdin(MAX_SCAN))
+        }
+        (Action::Compare, true) => {
+            journal::start(&call.name);
+            compare(&host, &call.name, &read_stdin(MAX_SCAN))
+        }
+        (Action::Follow(event), _) => follow(&host, &call, event),
+    };
     match call.event.action() {
-        Action::Nothing => ExitCode::SUCCESS,
-        Action::Prepare => prepare(&host, &call).map_or_else(
+        Action::Prepare => act().map_or_else(
             |refusal| {
                 refuse(&call.name, &refusal);
                 ExitCode::FAILURE
@@ -46,8 +74,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         ),
         // libvirt kills the domain if a reconnect fails, and ignores the status of a release. Neither may fail for
         // anything, a mistake of ours included.
-        Action::Follow(event) => never_fail(&call, || follow(&host, &call, event)),
-        Action::Release => never_fail(&call, || release(&host, &call)),
+        _ => never_fail(&call, act),
     }
 }
 
@@ -64,6 +91,10 @@ fn never_fail(call: &Call, act: impl FnOnce() -> Result<(), Refusal>) -> ExitCod
 
 /// The one place outside `src/cli` that prints: libvirt shows this to the user of `virsh`.
 fn refuse(name: &str, refusal: &Refusal) {
+    // What the worker had to say has been passed on already.
+    if matches!(refusal, Refusal::Told) {
+        return;
+    }
     log::error!("{refusal}");
     // Nobody reads it: nothing to do about that.
     let mut stderr = io::stderr().lock();
@@ -74,6 +105,9 @@ fn refuse(name: &str, refusal: &Refusal) {
     }
 }
 
+/// What a release, which goes by the UUID alone, reads of the XML.
+const MAX_SCAN: usize = 64 * 1024;
+
 /// At most `limit` bytes of stdin; libvirt does not mind that the rest is left.
 fn read_stdin(limit: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(limit.min(64 * 1024));
@@ -82,28 +116,85 @@ fn read_stdin(limit: usize) -> Vec<u8> {
     bytes
 }
 
-fn prepare(host: &Host, call: &Call) -> Result<(), Refusal> {
-    let domain = Domain::read(&read_stdin(MAX_XML + 1))?;
+/// Gives the call to a worker, and waits for it.
+fn delegate(call: &Call, caller: Option<Process>, xml: &[u8], limit: Duration) -> Result<(), Refusal> {
+    let (operation, sub) = call.event.words();
+    let worker = |how| Refusal::Worker { how };
+    let ended = worker::run(caller, &[&call.name, operation, sub], xml, limit);
+    match ended.map_err(|error| worker(format!("could not be started: {}", errno(&error))))? {
+        Ended::Exited(status) if status.success() => Ok(()),
+        Ended::Exited(status) if status.code() == Some(1) => Err(Refusal::Told),
+        Ended::Exited(status) => Err(worker(format!("ended with {status}"))),
+        Ended::Blocked(doing) => {
+            journal::start(&call.name);
+            Err(Refusal::Blocked { doing, limit })
+        }
+    }
+}
+
+fn begin_prepare(host: &Host, call: &Call, caller: Option<Process>) -> Result<(), Refusal> {
+    let xml = read_stdin(MAX_XML + 1);
+    let domain = Domain::read(&xml)?;
+    if domain.is_plain() && !Records::new(host).has(&domain.uuid) {
+        return Ok(());
+    }
+    let (config, _) = Config::load(host)?;
+    if config.enabled { delegate(call, caller, &xml, config.waits.driver) } else { Ok(()) }
+}
+
+/// For events that go by the record alone.
+fn hand_over(host: &Host, call: &Call, caller: Option<Process>) -> Result<(), Refusal> {
+    let xml = read_stdin(MAX_SCAN);
+    match whose(&Records::new(host), &call.name, &xml) {
+        Some(_) => delegate(call, caller, &xml, Config::load_or_default(host).waits.driver),
+        None => Ok(()),
+    }
+}
+
+/// Makes the devices that a domain wants, or says why not. `caller` is the daemon that is starting it.
+pub fn prepare(host: &Host, xml: &[u8], caller: Option<Process>) -> Result<(), Refusal> {
+    let domain = Domain::read(xml)?;
     let records = Records::new(host);
-    if domain.is_plain() && !records.has(&domain.uuid) {
-        return Ok(());
-    }
     let (config, warnings) = Config::load(host)?;
-    if !config.enabled {
-        return Ok(());
-    }
-    journal::start(&call.name);
     for warning in warnings {
         log::warn!("/{}: {warning}", crate::config::PATH);
     }
     let context = Context { host, records: &records, waits: config.waits };
     let requests = requests(&domain, |address| nvidia::is_vgpu(host, address))?;
-    let (mut guard, left) = undo::settle(context, &domain.uuid)?;
-    if let Some(left) = left.into_iter().next() {
+    let mut cards = Vec::new();
+    let attempt = |cards: &mut _| make(context, config.placement, &domain, &requests, caller, cards);
+    match attempt(&mut cards) {
+        Err(refusal @ (Refusal::NoRoom { .. } | Refusal::ClaimedByOther { .. })) => {
+            let device = match &refusal {
+                Refusal::ClaimedByOther { uuid, .. } => Some(uuid),
+                _ => None,
+            };
+            // What a dead start left may not stand in the way of another domain.
+            let made = reap::make_room(context, &domain.uuid, device, &cards)?;
+            if made { attempt(&mut cards) } else { Err(refusal) }
+        }
+        Err(Refusal::Vanished { .. }) => attempt(&mut cards),
+        done => done,
+    }
+}
+
+/// One attempt at it. `cards` is filled with those that come into question.
+fn make(
+    context: Context<'_>,
+    placement: Placement,
+    domain: &Domain,
+    requests: &[Request],
+    caller: Option<Process>,
+    cards: &mut Vec<String>,
+) -> Result<(), Refusal> {
+    let host = context.host;
+    let (mut guard, undone) = undo::settle(context, &domain.uuid, Sweep::of_domain(context.waits.release))?;
+    if let Some(left) = undone.left.into_iter().next() {
         return Err(Refusal::Remove { uuid: left.device, why: left.why.to_string() });
     }
-    let seen = see::see(host, &records, &domain.uuid, &requests)?;
-    let plan = plan::prepare(&domain.uuid, &requests, &seen, config.placement)?;
+    let seen = see::see(host, context.records, &domain.uuid, requests)?;
+    *cards = seen.sights.iter().flat_map(|sight| &sight.offers).map(|offer| offer.card.clone()).collect();
+    let plan = plan::prepare(&domain.uuid, requests, &seen, placement)?;
     for note in &plan.notes {
         log::warn!("{note}");
     }
@@ -118,36 +209,48 @@ fn prepare(host: &Host, call: &Call) -> Result<(), Refusal> {
         .map(|planned| planned.step.device().clone())
         .collect();
     let watch = if made.is_empty() { None } else { Watch::start(host) };
-    let answers = daemon::caller(host).map(Answers::Starting);
-    execute::carry_out(context, &mut guard, &domain.name, &plan, answers)?;
+    execute::carry_out(context, &mut guard, &domain.name, &plan, caller.map(Answers::Starting))?;
     // No lock is held while udev is waited for.
     drop(guard);
-    if watch.is_some_and(|watch| !watch.wait(host, &made, config.waits.udev)) {
-        log::warn!("udev has not dealt with the new nodes within {:?}; going on", config.waits.udev);
+    if watch.is_some_and(|watch| !watch.wait(host, &made, context.waits.udev)) {
+        log::warn!("udev has not dealt with the new nodes within {:?}; going on", context.waits.udev);
     }
     Ok(())
 }
 
 /// The domain that the call is about: the UUID of its XML, or else what was recorded under its name.
-fn whose(records: &Records, call: &Call) -> Option<DomainUuid> {
-    domain::uuid_in(&read_stdin(64 * 1024))
-        .or_else(|| records.by_name(&call.name))
-        .filter(|domain| records.has(domain))
+fn whose(records: &Records, name: &str, xml: &[u8]) -> Option<DomainUuid> {
+    domain::uuid_in(xml).or_else(|| records.by_name(name)).filter(|domain| records.has(domain))
 }
 
-/// The record follows what libvirt says of the domain.
+/// The record follows what libvirt says of the domain. It touches no device, so no driver can hold it up.
 fn follow(host: &Host, call: &Call, event: Event) -> Result<(), Refusal> {
     let records = Records::new(host);
-    let Some(domain) = whose(&records, call) else { return Ok(()) };
+    let Some(domain) = whose(&records, &call.name, &read_stdin(MAX_SCAN)) else { return Ok(()) };
     journal::start(&call.name);
     let config = Config::load_or_default(host);
-    let mut guard = records.lock(&domain, config.waits.lock)?;
+    advance(Context { host, records: &records, waits: config.waits }, &domain, event)
+}
+
+/// Notes in the record of `domain` how far it has come.
+pub fn advance(context: Context<'_>, domain: &DomainUuid, event: Event) -> Result<(), Refusal> {
+    let mut guard = context.records.lock(domain, context.waits.lock)?;
     match event {
         Event::Start => guard.advance(Phase::Starting, None)?,
-        Event::Started | Event::Reconnect => guard.advance(Phase::Running, Some(Answers::Running))?,
-        _ => {}
+        _ => guard.advance(Phase::Running, Some(Answers::Running))?,
     }
-    for (device, place, ..) in guard.record().iter().flat_map(|record| record.devices()) {
+    Ok(())
+}
+
+/// The daemon has restarted and the domain runs: what the record says is compared with the host.
+pub fn compare(host: &Host, name: &str, xml: &[u8]) -> Result<(), Refusal> {
+    let records = Records::new(host);
+    let Some(domain) = whose(&records, name, xml) else { return Ok(()) };
+    let config = Config::load_or_default(host);
+    let context = Context { host, records: &records, waits: config.waits };
+    advance(context, &domain, Event::Reconnect)?;
+    let record = records.read(&domain)?;
+    for (device, place, ..) in record.iter().flat_map(|record| record.devices()) {
         if !backend::is_there(host, device, place) {
             log::error!(VIRT_MDEV_UUID:% = device; "device {device}, {place}, is gone although the domain has it");
         }
@@ -155,13 +258,13 @@ fn follow(host: &Host, call: &Call, event: Event) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn release(host: &Host, call: &Call) -> Result<(), Refusal> {
+/// Takes away what was made for a domain.
+pub fn release(host: &Host, name: &str, xml: &[u8]) -> Result<(), Refusal> {
     let records = Records::new(host);
-    let Some(domain) = whose(&records, call) else { return Ok(()) };
-    journal::start(&call.name);
+    let Some(domain) = whose(&records, name, xml) else { return Ok(()) };
     let config = Config::load_or_default(host);
     let context = Context { host, records: &records, waits: config.waits };
-    let (_guard, left) = undo::settle(context, &domain)?;
-    undo::report(&left);
+    let (_guard, undone) = undo::settle(context, &domain, Sweep::of_domain(config.waits.release))?;
+    undone.report();
     Ok(())
 }

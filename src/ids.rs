@@ -109,6 +109,23 @@ identity! {
     AttributeName, String, |text| parse_attribute(text).map(|()| text.to_owned())
 }
 
+identity! {
+    /// An SELinux context, `system_u:object_r:svirt_image_t:s0:c1,c2`: the value of an extended attribute.
+    Context, String, |text| parse_context(text).map(|()| text.to_owned())
+}
+
+identity! {
+    /// The AppArmor profile that libvirt makes for a domain, `libvirt-` and the domain's UUID: the name of a file.
+    Profile, String, |text| parse_profile(text).map(|()| text.to_owned())
+}
+
+impl Profile {
+    /// Whether it is that domain's, so that no domain's rules end in the profile of another.
+    pub fn is_of(&self, domain: &DomainUuid) -> bool {
+        self.0.strip_prefix(PROFILE) == Some(domain.to_string().as_str())
+    }
+}
+
 impl TypeWish {
     /// The wish as a type's id, which every wish can be: both are one component of a path.
     pub fn as_id(&self) -> TypeId {
@@ -143,6 +160,33 @@ impl PciAddress {
     }
 }
 
+/// How libvirt begins the names of its profiles.
+const PROFILE: &str = "libvirt-";
+
+/// Only the form that libvirt writes, in lower case.
+fn parse_profile(text: &str) -> Result<(), Malformed> {
+    let domain = text.strip_prefix(PROFILE).and_then(|uuid| DomainUuid::parse(uuid).ok());
+    let good = domain.is_some_and(|domain| Profile(text.to_owned()).is_of(&domain));
+    if good { Ok(()) } else { Err(Malformed("not libvirt- and the UUID of a domain")) }
+}
+
+/// Longest context that we take, in bytes: as long as libvirt's labels can be.
+const CONTEXT_MAX: usize = 4096;
+
+/// `user:role:type`, and with MLS or MCS a range, which has colons of its own.
+fn parse_context(text: &str) -> Result<(), Malformed> {
+    let parts: Vec<_> = text.splitn(4, ':').collect();
+    if text.len() > CONTEXT_MAX {
+        Err(Malformed("longer than 4096 bytes"))
+    } else if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Err(Malformed("has a character that no SELinux context has"))
+    } else if parts.len() < 3 || parts.contains(&"") {
+        Err(Malformed("not of the form user:role:type:range"))
+    } else {
+        Ok(())
+    }
+}
+
 /// `dddd:bb:ss.f` in lower-case hexadecimal; domains have more digits on some machines.
 fn parse_pci(text: &str) -> Result<(), Malformed> {
     const WHY: Malformed = Malformed("not a PCI address of the form 0000:86:00.4");
@@ -154,6 +198,21 @@ fn parse_pci(text: &str) -> Result<(), Malformed> {
     let (slot, function) = rest.split_once('.').ok_or(WHY)?;
     let good = hex(domain, 4..=8) && hex(bus, 2..=2) && hex(slot, 2..=2) && hex(function, 1..=1);
     if good { Ok(()) } else { Err(WHY) }
+}
+
+identity! {
+    /// A VFIO node by its path below `/dev`: `vfio/7`, a group, or `vfio/devices/vfio0`, a device.
+    Node, String, |text| parse_node(text).map(|()| text.to_owned())
+}
+
+fn parse_node(text: &str) -> Result<(), Malformed> {
+    let name = text.strip_prefix("vfio/devices/vfio").or_else(|| text.strip_prefix("vfio/"));
+    match name {
+        // The container, through which every group is used.
+        Some("vfio") => Ok(()),
+        Some(digits) if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) => Ok(()),
+        _ => Err(Malformed("not a VFIO node of the form vfio/7 or vfio/devices/vfio0")),
+    }
 }
 
 /// What a domain's device is known by: in steps, records and claims.

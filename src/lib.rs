@@ -20,6 +20,7 @@ pub mod execute;
 pub mod host;
 pub mod placement;
 pub mod plan;
+pub mod reap;
 pub mod record;
 pub mod request;
 pub mod seen;

@@ -49,11 +49,15 @@ pub fn prepare(
         if let Some(owner) = &sight.owner {
             return Err(Refusal::ClaimedByOther { uuid: request.device.clone(), owner: owner.name.clone() });
         }
+        if let (Some(existing), Some(holder)) = (&sight.existing, &sight.holder) {
+            let place = Box::new(existing.place.clone());
+            return Err(Refusal::Held { uuid: request.device.clone(), place, holder: holder.clone() });
+        }
         let kept = seen.kept.iter().find(|(device, place)| {
             *device == request.device && sight.existing.as_ref().is_some_and(|existing| existing.is_at(place))
         });
         let planned = match (&sight.existing, &request.wanted) {
-            (Some(existing), wanted) => found(request, existing, wanted.as_ref(), kept)?,
+            (Some(existing), wanted) => found(request, existing, wanted.as_ref(), kept, sight.defined)?,
             (None, Some(wanted)) => create(domain, request, wanted, sight, default, &mut taken)?,
             // Only the hostdev names it, and it is not there: libvirt says so, and nothing is ours to do.
             (None, None) => continue,
@@ -110,6 +114,7 @@ fn found(
     existing: &Existing,
     wanted: Option<&Wanted>,
     kept: Option<&(DeviceId, Place)>,
+    defined: bool,
 ) -> Result<Planned, Refusal> {
     let device = request.device.clone();
     // Where the type cannot be read back, our own record knows it.
@@ -130,6 +135,11 @@ fn found(
                 uuid: device,
                 place: Box::new(place),
                 wanted: format!("{}{on}", printable(&wanted.wish.to_string())),
+                maker: match (kept.is_some(), defined) {
+                    (true, _) => "an earlier run of the domain kept it",
+                    (false, true) => "mdevctl has a definition of it and probably made it",
+                    (false, false) => "virt-mdev did not make it",
+                },
             });
         }
     }

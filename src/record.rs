@@ -19,20 +19,16 @@ mod guard;
 
 pub use guard::Guard;
 
-use std::fs::DirBuilder;
-use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::OFlags;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::host::daemon::Process;
-use crate::host::lock::{self, Lock};
-use crate::host::{Host, Trouble, open};
+use crate::host::{Host, Kind, Lock, Trouble};
 use crate::ids::{DeviceId, DomainUuid};
 use crate::seen::Owner;
 use crate::step::{Place, Step};
@@ -86,7 +82,7 @@ pub enum State {
 pub enum Answers {
     /// The daemon that starts the domain, from prepare until started.
     Starting(Process),
-    /// The domain itself.
+    /// The domain itself, for as long as it has the device open.
     Running,
 }
 
@@ -97,9 +93,12 @@ pub struct Entry {
     pub step: Step,
     /// How far.
     pub state: State,
-    /// Who answers for the device; only where the step is about a whole device.
+    /// Who answers for the device; `None` where the one who would have had died already.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answers: Option<Answers>,
+    /// Why it could not be undone when that was last tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
 }
 
 /// A domain as the record names it.
@@ -135,11 +134,23 @@ impl Record {
             _ => None,
         })
     }
+
+    /// Whether a device is still there although it was to go.
+    pub fn is_orphan(&self, device: &DeviceId) -> bool {
+        let undoing = |entry: &Entry| entry.state == State::Undoing && entry.step.device() == device;
+        self.phase == Phase::Releasing || self.steps.iter().any(undoing)
+    }
+
+    /// Why it could not be taken away when that was last tried.
+    pub fn why(&self, device: &DeviceId) -> Option<&str> {
+        self.steps.iter().filter(|entry| entry.step.device() == device).find_map(|entry| entry.why.as_deref())
+    }
 }
 
 /// All records of a host.
 #[derive(Debug, Clone)]
 pub struct Records {
+    host: Host,
     base: PathBuf,
 }
 
@@ -158,7 +169,7 @@ fn bucket(text: &str) -> String {
 impl Records {
     /// The records of this host.
     pub fn new(host: &Host) -> Self {
-        Self { base: host.path(BASE) }
+        Self { host: host.clone(), base: host.path(BASE) }
     }
 
     fn file(&self, domain: &DomainUuid) -> PathBuf {
@@ -177,49 +188,71 @@ impl Records {
     /// domain without devices costs.
     pub fn has(&self, domain: &DomainUuid) -> bool {
         let file = self.file(domain);
-        crate::host::sysfs::exists(&file) || crate::host::sysfs::exists(&file.with_extension(NEW))
+        let there = |path: &Path| !matches!(self.host.machine().kind(path), Ok(None));
+        there(&file) || there(&file.with_extension(NEW))
     }
 
     /// The domain that was recorded under this name, for a release whose XML gave no UUID.
     pub fn by_name(&self, name: &str) -> Option<DomainUuid> {
-        let uuid = link_text(&self.index(name)).and_then(|text| DomainUuid::parse(&text).ok())?;
+        let uuid = self.link_text(&self.index(name)).ok()?.and_then(|text| DomainUuid::parse(&text).ok())?;
         self.read(&uuid).ok().flatten().filter(|record| record.domain.name == name).map(|_| uuid)
     }
 
     /// A record as it is now, without a lock: records are replaced whole.
     pub fn read(&self, domain: &DomainUuid) -> Result<Option<Record>, Trouble> {
-        read_record(&self.file(domain), domain)
+        self.read_record(&self.file(domain), domain)
     }
 
-    /// All domains that have a record.
-    pub fn domains(&self) -> Vec<DomainUuid> {
-        let names = crate::host::sysfs::names(&self.base.join("domains")).unwrap_or_default();
-        names.iter().filter_map(|name| DomainUuid::parse(name.strip_suffix(".json")?).ok()).collect()
+    /// All domains that have a record, or a first one that was never finished.
+    pub fn domains(&self) -> Result<Vec<DomainUuid>, Trouble> {
+        let names = self.host.names_in(&self.base.join("domains"))?;
+        let stem = |name: &str| Some(name.strip_suffix(".json").or(name.strip_suffix(".new"))?.to_owned());
+        let mut domains: Vec<_> =
+            names.iter().filter_map(|name| DomainUuid::parse(&stem(name)?).ok()).collect();
+        domains.dedup();
+        Ok(domains)
+    }
+
+    /// Claims and index entries of domains that have no record: the domain, and the entry's path. Whoever takes one
+    /// away holds that domain's lock.
+    pub fn strays(&self) -> Result<Vec<(DomainUuid, PathBuf)>, Trouble> {
+        let mut strays = Vec::new();
+        for directory in ["devices", "by-name"] {
+            let directory = self.base.join(directory);
+            for path in self.host.names_in(&directory)?.iter().map(|name| directory.join(name)) {
+                let domain = self.link_text(&path)?.and_then(|text| DomainUuid::parse(&text).ok());
+                strays.extend(domain.filter(|domain| !self.has(domain)).map(|domain| (domain, path)));
+            }
+        }
+        Ok(strays)
     }
 
     /// The domain whose claim on a device stands, with its name.
-    pub fn owner(&self, device: &DeviceId) -> Option<Owner> {
-        let uuid = link_text(&self.claim(device)).and_then(|text| DomainUuid::parse(&text).ok())?;
+    pub fn owner(&self, device: &DeviceId) -> Result<Option<Owner>, Trouble> {
+        let text = self.link_text(&self.claim(device))?;
+        let Some(uuid) = text.and_then(|text| DomainUuid::parse(&text).ok()) else { return Ok(None) };
         let name = match self.read(&uuid) {
-            Ok(record) => record?.domain.name,
+            Ok(Some(record)) => record.domain.name,
+            Ok(None) => return Ok(None),
             // A record that cannot be read now is a record: the claim stands.
             Err(_) => uuid.to_string(),
         };
-        Some(Owner { uuid, name })
+        Ok(Some(Owner { uuid, name }))
     }
 
     /// Takes the lock of a physical card, which is held while a place on it is chosen and taken.
     pub fn lock_card(&self, card: &str, limit: Duration) -> Result<Lock, Trouble> {
-        lock::take(&self.base.join(format!("locks/card-{}", bucket(card))), limit)
+        self.host.lock(&self.base.join(format!("locks/card-{}", bucket(card))), limit)
     }
 
     /// Takes a domain's lock and reads its record. The guard is the only way to change either.
     pub fn lock(&self, domain: &DomainUuid, limit: Duration) -> Result<Guard<'_>, Trouble> {
         self.make_directories()?;
-        let lock =
-            lock::take(&self.base.join(format!("locks/domain-{}", bucket(&domain.to_string()))), limit)?;
+        let lock = self
+            .host
+            .lock(&self.base.join(format!("locks/domain-{}", bucket(&domain.to_string()))), limit)?;
         let file = self.file(domain);
-        let record = match read_record(&file, domain) {
+        let record = match self.read_record(&file, domain) {
             Ok(record) => record,
             // That it cannot be opened now says nothing about what is in it.
             Err(trouble) if trouble.error.raw_os_error().is_some_and(|e| e != Errno::LOOP.raw_os_error()) => {
@@ -227,22 +260,27 @@ impl Records {
             }
             Err(trouble) => {
                 // Never trusted, never a reason to fail, and kept for whoever wants to know what it was.
-                let aside = file.with_extension("damaged");
-                log::warn!("record set aside as {}: {trouble}", aside.display());
-                std::fs::rename(&file, &aside).map_err(|error| Trouble::new("set aside", &file, error))?;
+                self.set_aside(&file, &trouble)?;
                 None
             }
         };
         Ok(Guard { records: self, uuid: domain.clone(), record, _lock: lock })
     }
 
+    /// Moves out of the way what is in ours and none of ours.
+    fn set_aside(&self, file: &Path, why: &dyn std::fmt::Display) -> Result<(), Trouble> {
+        let aside = file.with_extension("damaged");
+        log::warn!("{} set aside as {}: {why}", file.display(), aside.display());
+        self.host.machine().rename(file, &aside).map_err(|error| Trouble::new("set aside", file, error))
+    }
+
     fn make_directories(&self) -> Result<(), Trouble> {
-        if crate::host::sysfs::exists(&self.base.join("locks")) {
-            return Ok(());
-        }
         for directory in ["", "domains", "devices", "by-name", "locks"] {
-            let path = self.base.join(directory);
-            match DirBuilder::new().mode(0o755).create(&path) {
+            let path = if directory.is_empty() { self.base.clone() } else { self.base.join(directory) };
+            if matches!(self.host.machine().kind(&path), Ok(Some(Kind::Directory))) {
+                continue;
+            }
+            match self.host.machine().make_directory(&path) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                     return Err(Trouble::new("make the directory", &path, error));
                 }
@@ -251,38 +289,50 @@ impl Records {
         }
         Ok(())
     }
-}
 
-fn read_record(file: &Path, domain: &DomainUuid) -> Result<Option<Record>, Trouble> {
-    let trouble = |error: io::Error| Trouble::new("use the record", file, error);
-    let opened = match open(file, OFlags::RDONLY | OFlags::NONBLOCK) {
-        Ok(opened) => opened,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(trouble(error)),
-    };
-    let metadata = opened.metadata().map_err(trouble)?;
-    let other = |why: &str| trouble(io::Error::other(why.to_owned()));
-    if !metadata.is_file() {
-        return Err(other("it is not a file"));
+    fn read_record(&self, file: &Path, domain: &DomainUuid) -> Result<Option<Record>, Trouble> {
+        let trouble = |error: io::Error| Trouble::new("use the record", file, error);
+        let json = match self.host.machine().read_own(file, MAX_RECORD) {
+            Ok(json) => json,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(trouble(error)),
+        };
+        let other = |why: &str| trouble(io::Error::other(why.to_owned()));
+        let record: Record = serde_json::from_slice(&json).map_err(|error| other(&error.to_string()))?;
+        if record.version != VERSION {
+            return Err(other(&format!(
+                "its version is {}, and this program's is {VERSION}",
+                record.version
+            )));
+        }
+        if record.domain.uuid != *domain {
+            return Err(other("it is another domain's"));
+        }
+        Ok(Some(record))
     }
-    if metadata.uid() != rustix::process::geteuid().as_raw() && metadata.uid() != 0 {
-        return Err(other("it belongs to another user"));
-    }
-    if metadata.len() > MAX_RECORD {
-        return Err(other("it is larger than any record"));
-    }
-    let mut json = Vec::new();
-    opened.take(MAX_RECORD).read_to_end(&mut json).map_err(trouble)?;
-    let record: Record = serde_json::from_slice(&json).map_err(|error| other(&error.to_string()))?;
-    if record.version != VERSION {
-        return Err(other(&format!("its version is {}, and this program's is {VERSION}", record.version)));
-    }
-    if record.domain.uuid != *domain {
-        return Err(other("it is another domain's"));
-    }
-    Ok(Some(record))
-}
 
-fn link_text(path: &Path) -> Option<String> {
-    std::fs::read_link(path).ok()?.into_os_string().into_string().ok()
+    /// What a link says; `None` where none is. What cannot be read cannot be called nobody's.
+    fn link_text(&self, path: &Path) -> Result<Option<String>, Trouble> {
+        let machine = self.host.machine();
+        let text = |link: PathBuf| link.into_os_string().into_string().ok();
+        machine.read_link(path).map(text).or_else(|_| match machine.kind(path) {
+            // Made since, or an error that has passed: the second answer counts.
+            Ok(Some(Kind::Link)) | Err(_) => {
+                machine.read_link(path).map(text).map_err(|error| Trouble::new("read the link", path, error))
+            }
+            // Something else than a link is nobody's.
+            Ok(_) => Ok(None),
+        })
+    }
+
+    fn remove_if_there(&self, path: &Path) -> Result<(), Trouble> {
+        match self.host.machine().remove(path) {
+            Ok(()) => Ok(()),
+            // Whatever the removal said: what is gone is gone, and what is there is not.
+            Err(error) => match self.host.machine().kind(path) {
+                Ok(None) => Ok(()),
+                _ => Err(Trouble::new("remove", path, error)),
+            },
+        }
+    }
 }

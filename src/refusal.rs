@@ -2,6 +2,8 @@
 //!
 //! The user of `virsh start` sees `error: DOMAIN: SENTENCE` and, where there is a fix, `hint: FIX`.
 
+use std::time::Duration;
+
 use crate::backend::Backend;
 use crate::ids::{DeviceId, MdevUuid, Parent, TypeId, TypeWish};
 use crate::step::Place;
@@ -74,12 +76,27 @@ pub enum Refusal {
     NoRoom { what: String, place: String, left: String, hint: Option<String> },
     #[error("hostdev {uuid} has model=\"{}\", but {kind} on {parent} is {api}", printable(model))]
     Model { uuid: DeviceId, model: String, kind: TypeId, parent: Parent, api: String },
-    #[error("device {uuid} exists already as {place}, and the domain wants {wanted}")]
-    OtherDevice { uuid: DeviceId, place: Box<Place>, wanted: String },
+    #[error("device {uuid} exists already as {place}, and the domain wants {wanted}; {maker}")]
+    OtherDevice { uuid: DeviceId, place: Box<Place>, wanted: String, maker: &'static str },
+    #[error("device {uuid}, {place}, is in use by {holder}")]
+    Held { uuid: DeviceId, place: Box<Place>, holder: String },
     #[error("device {uuid} belongs to domain {}", printable(owner))]
     ClaimedByOther { uuid: DeviceId, owner: String },
 
+    #[error("the <seclabel model='{model}'> of the domain has the label \"{}\": {why}", printable(value))]
+    Seclabel { model: &'static str, value: String, why: String },
+    #[error(
+        "QEMU could not open {node}: libvirt makes no node for what <qemu:commandline> names, and cgroup_device_acl in /etc/libvirt/qemu.conf does not list it"
+    )]
+    NotInNamespace { node: String, verb: &'static str, lines: String },
+    #[error(
+        "QEMU may lock {lockable} KiB of memory, and the domain, which has its device by <qemu:commandline> only, has {memory} KiB"
+    )]
+    MemoryLimit { memory: u64, lockable: u64 },
+
     // What happened while doing it.
+    #[error("device {uuid} was there and has just been taken away")]
+    Vanished { uuid: DeviceId },
     #[error("creating device {uuid} as {place}: {why}")]
     Create { uuid: DeviceId, place: Box<Place>, why: String },
     #[error("attribute {attribute}=\"{}\" of device {uuid}: {why}", printable(value))]
@@ -90,6 +107,15 @@ pub enum Refusal {
     Remove { uuid: DeviceId, why: String },
     #[error("{what}: {why}")]
     Io { what: String, why: String },
+    #[error("cannot {doing}: it has not returned for {limit:?}")]
+    Blocked { doing: String, limit: Duration },
+    #[error("the libvirt daemon (pid {pid}) that was starting the domain has ended")]
+    DaemonGone { pid: i32 },
+    /// The worker has told already.
+    #[error("see above")]
+    Told,
+    #[error("the process that makes the devices {how}")]
+    Worker { how: String },
     #[error("{path}: {why}")]
     Config { path: String, why: String },
 }
@@ -141,12 +167,31 @@ impl Refusal {
                 };
                 Some(format!("{other}, or remove that one: {remove}"))
             }
-            Self::ClaimedByOther { uuid: DeviceId::Vf(_), .. } => {
+            Self::ClaimedByOther { uuid: DeviceId::Vf(_), .. } | Self::Held { uuid: DeviceId::Vf(_), .. } => {
                 Some("a virtual function belongs to one domain at a time: pass another one through".to_owned())
+            }
+            Self::Held { .. } => {
+                Some("end that process; or, if this domain is a clone that has its original's uuids, give it fresh ones (`uuidgen`) in metadata and hostdev".to_owned())
             }
             Self::ClaimedByOther { .. } => {
                 Some("a cloned domain keeps the uuids of its original: give it fresh ones (`uuidgen`) in metadata and hostdev".to_owned())
             }
+            Self::Seclabel { model: "dac", .. } => Some(
+                "write it as user:group, each a name in /etc/passwd and /etc/group or a number like +64055".to_owned(),
+            ),
+            Self::Seclabel { model, .. } => Some(format!(
+                "<seclabel type='dynamic' model='{model}'/>, without a label, lets libvirt choose one"
+            )),
+            Self::NotInNamespace { verb, lines, .. } => {
+                Some(format!("{verb} /etc/libvirt/qemu.conf, and restart libvirt's daemon: {lines}"))
+            }
+            Self::MemoryLimit { memory, .. } => Some(format!(
+                "add to the domain: <memtune><hard_limit unit='KiB'>{}</hard_limit></memtune>",
+                memory + 1024 * 1024
+            )),
+            Self::Blocked { .. } => Some(
+                "look at the kernel's log (dmesg) for the driver; `virt-mdev reconcile` clears up once it answers, and wait.driver in /etc/virt-mdev/config.toml is the limit".to_owned(),
+            ),
             _ => None,
         }
     }

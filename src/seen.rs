@@ -75,6 +75,10 @@ pub struct Sight {
     pub existing: Option<Existing>,
     /// The domain that has claimed it, if that is another one.
     pub owner: Option<Owner>,
+    /// Who has it open.
+    pub holder: Option<String>,
+    /// Whether mdevctl has a definition of it.
+    pub defined: bool,
     /// Offers of the parents that come into question.
     pub offers: Vec<Offer>,
     /// The parents that were looked at.

@@ -130,6 +130,16 @@ impl Step {
         }
     }
 
+    /// What leaves nothing of it, `keep` or not.
+    pub fn removal(&self) -> Option<Step> {
+        match self {
+            Self::Create { device, place, .. } | Self::Adopt { device, place, .. } => {
+                Some(destroy(device, place))
+            }
+            step => step.release(),
+        }
+    }
+
     /// What a release does about this step.
     pub fn release(&self) -> Option<Step> {
         match self {

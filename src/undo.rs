@@ -1,7 +1,7 @@
 //! The way back: what the record says is undone in reverse, for a start that failed as for a domain that has gone. It
 //! never stops at an error, and leaves alone what is in use and what is not ours.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::io::Errno;
 
@@ -9,6 +9,7 @@ use crate::backend::{self, Backend};
 use crate::execute::Context;
 use crate::host::{Host, Trouble, child, holders};
 use crate::ids::{DeviceId, DomainUuid};
+use crate::reap;
 use crate::record::{Guard, Phase, State};
 use crate::step::{Place, Step};
 use crate::words::errno;
@@ -20,20 +21,26 @@ const LOOK_AGAIN_AT_LAST: Duration = Duration::from_secs(1);
 
 /// How long one write that may block is waited for under the domain's lock. What takes longer goes on in its child,
 /// and is looked at again without the lock, up to the event's own limit.
-const CHILD: Duration = Duration::from_secs(1);
+pub(crate) const CHILD: Duration = Duration::from_secs(1);
+
+/// And at least this long, whatever is left of the event's limit: a child that is not blocked is through by then.
+const CHILD_AT_LEAST: Duration = Duration::from_millis(100);
 
 /// Why a device is still there.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Why {
     /// Somebody has it open.
-    #[error("it is in use{}", holder.as_ref().map(|holder| format!(" by {} (pid {})", crate::words::printable(&holder.name), holder.pid)).unwrap_or_default())]
+    #[error("it is in use{}", holder.as_ref().map(|holder| format!(" by {holder}")).unwrap_or_default())]
     Held {
         /// Who, where that could be found out.
         holder: Option<holders::Holder>,
     },
     /// Its removal has begun and the kernel has not finished it.
-    #[error("its removal is pending: the kernel finishes it when nobody has the device open any more")]
+    #[error("its removal is pending until nobody has it open any more")]
     Pending,
+    /// Its driver removes it by itself once its user has ended, and may not be raced.
+    #[error("its driver is removing it")]
+    Leaving,
     /// The kernel said no.
     #[error("{what}")]
     Failed {
@@ -42,6 +49,12 @@ pub enum Why {
         /// The same in a moment may work.
         again: bool,
     },
+}
+
+impl From<Trouble> for Why {
+    fn from(trouble: Trouble) -> Self {
+        Self::Failed { again: is_passing(&trouble.error), what: trouble.to_string() }
+    }
 }
 
 /// A device that could not be taken away.
@@ -53,38 +66,117 @@ pub struct Left {
     pub why: Why,
 }
 
-/// Logs what is left.
-pub fn report(left: &[Left]) {
-    for Left { device, why } in left {
-        log::error!(VIRT_MDEV_UUID:% = device; "device {device} cannot be removed: {why}; it stays recorded");
+/// What an unwinding has done, and what it could not do.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Undone {
+    /// Devices that have been taken away, as their steps.
+    pub done: Vec<Step>,
+    /// Devices that are still there.
+    pub left: Vec<Left>,
+}
+
+impl Undone {
+    /// Logs what is left.
+    pub fn report(&self) {
+        for Left { device, why } in &self.left {
+            log::error!(VIRT_MDEV_UUID:% = device; "device {device} cannot be removed: {why}; it stays recorded");
+        }
+    }
+}
+
+/// How far back the record's steps are undone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Back {
+    /// To before a start that failed: not even what is to be kept is kept.
+    Start,
+    /// To where a release leaves a domain.
+    Release,
+    /// To where nothing is left, what an earlier run kept included.
+    Nothing,
+}
+
+/// What is to be settled, and who wants it.
+#[derive(Debug, Clone, Copy)]
+pub struct Sweep<'a> {
+    /// Only devices that nobody answers for any more. Not asked at the domain's own events: there libvirt has said
+    /// that it has gone.
+    pub abandoned: bool,
+    /// What an earlier run kept, too.
+    pub kept: bool,
+    /// Only this device.
+    pub only: Option<&'a DeviceId>,
+    /// How long to wait for whoever still has a device open.
+    pub patience: Duration,
+}
+
+impl Sweep<'_> {
+    /// What a domain's own events want: everything but what is kept.
+    pub fn of_domain(patience: Duration) -> Self {
+        Self { abandoned: false, kept: false, only: None, patience }
     }
 }
 
 /// Brings a domain to where nothing is left of its last run but what it keeps, waiting for whoever still has a device
 /// open. The lock is not held while waiting. The guard that comes back has what could not be removed in its record.
-pub fn settle<'a>(context: Context<'a>, domain: &DomainUuid) -> Result<(Guard<'a>, Vec<Left>), Trouble> {
-    let deadline = Instant::now() + context.waits.release;
+pub fn settle<'a>(
+    context: Context<'a>,
+    domain: &DomainUuid,
+    sweep: Sweep<'_>,
+) -> Result<(Guard<'a>, Undone), Trouble> {
+    let host = context.host;
+    let deadline = host.now() + sweep.patience;
     let mut pause = LOOK_AGAIN;
+    let mut done = Vec::new();
     loop {
+        let last = host.now() >= deadline;
         let mut guard = context.records.lock(domain, context.waits.lock)?;
-        let whole = guard.record().is_some_and(|record| record.phase == Phase::Preparing);
-        let left = if guard.record().is_some() { unwind(context, &mut guard, whole) } else { Vec::new() };
-        if guard.record().is_none() {
-            guard.end()?;
-        }
-        let again = left.iter().any(|left| !matches!(left.why, Why::Failed { again: false, .. }));
-        if !again || Instant::now() >= deadline {
-            return Ok((guard, left));
+        let back = match guard.record().map(|record| record.phase) {
+            _ if sweep.kept => Back::Nothing,
+            Some(Phase::Preparing) => Back::Start,
+            _ => Back::Release,
+        };
+        let abandoned = if sweep.abandoned { reap::abandoned(host, guard.record()) } else { Vec::new() };
+        let within = |device: &DeviceId| {
+            (!sweep.abandoned || abandoned.contains(device)) && sweep.only.is_none_or(|only| only == device)
+        };
+        let mut undone = match guard.record() {
+            Some(_) => unwind(context, &mut guard, back, &within, Some(deadline)),
+            None => {
+                guard.end()?;
+                Undone::default()
+            }
+        };
+        done.append(&mut undone.done);
+        let again = undone.left.iter().any(|left| !matches!(left.why, Why::Failed { again: false, .. }));
+        if !again || last {
+            undone.done = done;
+            return Ok((guard, undone));
         }
         drop(guard);
-        std::thread::sleep(pause.min(deadline.saturating_duration_since(Instant::now())));
+        host.machine().sleep(pause.min(deadline.saturating_sub(host.now())));
         pause = (pause * 2).min(LOOK_AGAIN_AT_LAST);
     }
 }
 
-/// Undoes the record's steps in reverse, never stopping at one that fails, and ends the run. `whole`: the run has not
-/// got through prepare, and not even what is to be kept is kept.
-pub(crate) fn unwind(context: Context<'_>, guard: &mut Guard<'_>, whole: bool) -> Vec<Left> {
+/// Undoes the record's steps in reverse, never stopping at one that fails, and ends the run if it is about all of
+/// them. `deadline`: of the event that will otherwise try again; `None` if it will not.
+pub(crate) fn unwind(
+    context: Context<'_>,
+    guard: &mut Guard<'_>,
+    back: Back,
+    within: &dyn Fn(&DeviceId) -> bool,
+    deadline: Option<Duration>,
+) -> Undone {
+    let host = context.host;
+    // Nothing to do is nothing to write: the record of a domain that is merely in the way stays as it is.
+    if !guard.steps().is_empty() && !guard.steps().iter().any(|entry| within(entry.step.device())) {
+        return Undone::default();
+    }
+    let limit = || match deadline {
+        Some(deadline) => deadline.saturating_sub(host.now()).clamp(CHILD_AT_LEAST, CHILD),
+        None => CHILD,
+    };
+    let patient = deadline.is_some_and(|deadline| host.now() < deadline);
     // What cannot be written down is done all the same: release never stops at an error, and where it has come to can
     // be seen on the host.
     let noted = |saved: Result<(), Trouble>| {
@@ -92,38 +184,70 @@ pub(crate) fn unwind(context: Context<'_>, guard: &mut Guard<'_>, whole: bool) -
             log::warn!("{trouble}");
         }
     };
-    if !whole {
+    let ran = guard
+        .record()
+        .is_some_and(|record| matches!(record.phase, Phase::Starting | Phase::Running | Phase::Releasing));
+    let whole = guard.steps().iter().all(|entry| entry.state == State::Kept || within(entry.step.device()));
+    if whole && back != Back::Start {
         noted(guard.advance(Phase::Releasing, None));
     }
-    let mut left = Vec::new();
+    let mut undone = Undone::default();
     for at in (0..guard.steps().len()).rev() {
         let Some(entry) = guard.steps().get(at).cloned() else { continue };
-        let back = if whole { entry.step.inverse() } else { entry.step.release() };
-        match (&entry.step, back) {
-            (Step::Create { device, place, .. }, _) if entry.state == State::Kept => {
-                if !is_at(context.host, device, place) {
-                    guard.unclaim(device);
-                    guard.remove(at);
+        if !within(entry.step.device()) {
+            continue;
+        }
+        let step = match back {
+            Back::Start => entry.step.inverse(),
+            Back::Release => entry.step.release(),
+            Back::Nothing => entry.step.removal(),
+        };
+        let mut stays = |guard: &mut Guard<'_>, device: &DeviceId, why: Why| {
+            // Who has it open is looked up when somebody asks: it changes.
+            guard.explain(at, (!matches!(why, Why::Held { .. })).then(|| why.to_string()));
+            undone.left.push(Left { device: device.clone(), why });
+        };
+        match (&entry.step, step) {
+            (Step::Create { device, place, .. }, _)
+                if entry.state == State::Kept && back != Back::Nothing =>
+            {
+                if !is_at(host, device, place) {
+                    match guard.unclaim(device) {
+                        Ok(()) => guard.remove(at),
+                        Err(trouble) => stays(guard, device, trouble.into()),
+                    }
                 }
             }
             (_, Some(Step::Destroy { device, place })) => {
                 // Without our claim it is not ours: the hook died before it made the claim, or after it let it go, and
                 // somebody else may have the device since. Only a finished create outlives the loss of its claim.
-                let ours = guard.owns(&device) || (guard.is_unclaimed(&device) && entry.state == State::Done);
-                if !ours {
+                let owns = match guard.owns(&device) {
+                    Ok(owns) => owns,
+                    Err(trouble) => {
+                        stays(guard, &device, trouble.into());
+                        continue;
+                    }
+                };
+                let finished = matches!(entry.state, State::Done | State::Kept);
+                if !(owns || (guard.is_unclaimed(&device) && finished)) {
                     guard.remove_from(at, &device);
                     continue;
                 }
                 if entry.state != State::Undoing {
                     noted(guard.mark(at, State::Undoing));
                 }
-                log::info!(VIRT_MDEV_UUID:% = device; "destroy {device}, {place}");
-                match destroy(context, &device, &place) {
-                    Ok(()) => {
-                        guard.unclaim(&device);
-                        guard.remove_from(at, &device);
+                match destroy(context, &device, &place, ran && patient, limit()) {
+                    Ok(existed) => {
+                        // A claim that stays needs its record to be found by.
+                        match guard.unclaim(&device) {
+                            Ok(()) => guard.remove_from(at, &device),
+                            Err(trouble) => stays(guard, &device, trouble.into()),
+                        }
+                        if existed {
+                            undone.done.push(Step::Destroy { device, place });
+                        }
                     }
-                    Err(why) => left.push(Left { device, why }),
+                    Err(why) => stays(guard, &device, why),
                 }
             }
             (Step::Create { device, place, .. } | Step::Adopt { device, place, .. }, _) => {
@@ -136,66 +260,93 @@ pub(crate) fn unwind(context: Context<'_>, guard: &mut Guard<'_>, whole: bool) -
                 };
                 noted(guard.replace(at, kept, State::Kept, None));
             }
-            (Step::Use { device, .. }, _) => {
-                guard.unclaim(device);
-                guard.remove(at);
-            }
-            (_, Some(back @ Step::Offline { .. })) => match take_offline(context.host, &back) {
+            (Step::Use { device, .. }, _) => match guard.unclaim(device) {
                 Ok(()) => guard.remove(at),
-                Err(why) => left.push(Left { device: back.device().clone(), why }),
+                Err(trouble) => stays(guard, device, trouble.into()),
             },
-            (_, Some(Step::Attribute { device, name, value, .. })) => {
-                // Of a virtual function: its attributes outlive the domain, and the next one is not to find ours.
-                if guard.owns(&device) {
-                    if let Some(why) = held(context.host, &device) {
-                        left.push(Left { device, why });
-                        continue;
-                    }
-                    if let Err(trouble) = backend::write_attribute(context.host, &device, &name, &value) {
-                        log::warn!(VIRT_MDEV_UUID:% = device; "{trouble}");
-                    }
-                }
+            // Another domain has claimed it since: nobody looks at its node.
+            (Step::Online { device }, _)
+                if !guard.is_unclaimed(device) && guard.owns(device).is_ok_and(|owns| !owns) =>
+            {
                 guard.remove(at);
-                unclaim_if_last(guard, &device);
             }
-            (Step::Attribute { device, .. }, _) => {
-                guard.remove(at);
-                unclaim_if_last(guard, device);
+            (_, Some(back @ Step::Offline { .. })) => match take_offline(host, &back, limit()) {
+                Ok(()) => guard.remove(at),
+                Err(why) => stays(guard, back.device(), why),
+            },
+            (Step::Attribute { device, .. }, back) => {
+                // Of a virtual function: its attributes outlive the domain, and the next one is not to find ours.
+                let back = back.filter(|_| guard.owns(device).unwrap_or(false));
+                match back.map_or(Ok(()), |back| put_back(host, &back, limit())) {
+                    Ok(()) => {
+                        guard.remove(at);
+                        unclaim_if_last(guard, device);
+                    }
+                    Err(why) => stays(guard, device, why),
+                }
             }
             (_, _) => guard.remove(at),
         }
     }
     noted(guard.end());
-    left
+    undone
 }
 
 /// An attribute may have been written before its device was made: then its going is the claim's.
 fn unclaim_if_last(guard: &Guard<'_>, device: &DeviceId) {
     if !guard.steps().iter().any(|entry| entry.step.device() == device) {
-        guard.unclaim(device);
+        if let Err(trouble) = guard.unclaim(device) {
+            log::warn!("{trouble}");
+        }
     }
 }
 
-fn held(host: &Host, device: &DeviceId) -> Option<Why> {
-    holders::is_held(host, device).then(|| Why::Held { holder: holders::holder(host, device) })
-}
-
-/// Takes a device offline, if nobody has it open. A device that is gone is offline.
-fn take_offline(host: &Host, step: &Step) -> Result<(), Why> {
+/// Writes an attribute back, if nobody has its device open. One that the driver does not take any more is left as it is.
+fn put_back(host: &Host, step: &Step, limit: Duration) -> Result<(), Why> {
     let device = step.device();
     if let Some(why) = held(host, device) {
         return Err(why);
     }
     log::info!(VIRT_MDEV_UUID:% = device; "{step}");
-    match child::perform(step, CHILD) {
-        Ok(child::Outcome::Done) => Ok(()),
-        Ok(child::Outcome::Blocked) => Err(Why::Pending),
-        Ok(child::Outcome::Failed(error)) if error.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => {
-            Ok(())
+    match host.machine().perform(step, limit) {
+        Ok(child::Outcome::Done) => {}
+        Ok(child::Outcome::Blocked) => return Err(Why::Pending),
+        // Killed, or not even started: nothing is known of the driver.
+        Ok(child::Outcome::Failed(error)) | Err(error) if error.raw_os_error().is_none() => {
+            return Err(Why::Failed { what: error.to_string(), again: true });
         }
         Ok(child::Outcome::Failed(error)) | Err(error) => {
-            Err(Why::Failed { what: errno(&error), again: false })
+            log::warn!(VIRT_MDEV_UUID:% = device; "{step}: {}", errno(&error));
         }
+    }
+    Ok(())
+}
+
+fn held(host: &Host, device: &DeviceId) -> Option<Why> {
+    match holders::is_held(host, device) {
+        Ok(true) => Some(Why::Held { holder: holders::holder(host, device) }),
+        Ok(false) => None,
+        // A device that may be in use is one that is.
+        Err(trouble) => Some(Why::Failed { what: trouble.to_string(), again: true }),
+    }
+}
+
+/// Takes a device offline, if nobody has it open. A device that is gone is offline.
+fn take_offline(host: &Host, step: &Step, limit: Duration) -> Result<(), Why> {
+    let device = step.device();
+    if let Some(why) = held(host, device) {
+        return Err(why);
+    }
+    log::info!(VIRT_MDEV_UUID:% = device; "{step}");
+    match host.machine().perform(step, limit) {
+        Ok(child::Outcome::Done) => Ok(()),
+        Ok(child::Outcome::Blocked) => Err(Why::Pending),
+        // A device that has no such file any more may be going, or be in trouble; only one that has gone is offline.
+        Ok(child::Outcome::Failed(_)) if host.is_gone(&backend::directory(device)) => Ok(()),
+        Ok(child::Outcome::Failed(error)) | Err(error) => Err(Why::Failed {
+            what: format!("it cannot be taken offline: {}", errno(&error)),
+            again: is_passing(&error),
+        }),
     }
 }
 
@@ -203,28 +354,45 @@ fn is_at(host: &Host, device: &DeviceId, place: &Place) -> bool {
     backend::existing(host, device).is_ok_and(|found| found.is_some_and(|found| found.is_at(place)))
 }
 
-/// Takes a device of ours away, if it is where we made it and nobody has it open.
-pub(crate) fn destroy(context: Context<'_>, device: &DeviceId, place: &Place) -> Result<(), Why> {
+/// Errors that are over in a moment. EAGAIN and ENODEV: another removal got there first (`mdev_device_remove`).
+fn is_passing(error: &std::io::Error) -> bool {
+    [Errno::AGAIN, Errno::NODEV, Errno::NOENT, Errno::INTR, Errno::BUSY]
+        .iter()
+        .any(|again| error.raw_os_error() == Some(again.raw_os_error()))
+}
+
+/// Takes a device of ours away, if it is where we made it and nobody has it open. Says whether there was one.
+/// `patient`: its user has just ended, and a driver that cleans up by itself is given the time to.
+pub(crate) fn destroy(
+    context: Context<'_>,
+    device: &DeviceId,
+    place: &Place,
+    patient: bool,
+    limit: Duration,
+) -> Result<bool, Why> {
     let host = context.host;
-    let failed = |error: &std::io::Error| Why::Failed { what: errno(error), again: false };
     match backend::existing(host, device) {
         Ok(Some(found)) if found.is_at(place) => {}
         Ok(Some(found)) => {
             log::warn!("{device} is {} now and was {place}: not ours any more, left alone", found.place);
-            return Ok(());
+            return Ok(false);
         }
         Ok(None) if backend::is_there(host, device, place) => return Err(Why::Pending),
-        Ok(None) => return Ok(()),
-        Err(trouble) => return Err(failed(&trouble.error)),
+        Ok(None) => return Ok(false),
+        Err(trouble) => return Err(trouble.into()),
     }
     if let Some(why) = held(host, device) {
         return Err(why);
     }
+    if patient && backend::cleans_up_by_itself(host, device, place) {
+        return Err(Why::Leaving);
+    }
     let step = Step::Destroy { device: device.clone(), place: place.clone() };
-    let outcome = child::perform(&step, CHILD);
+    log::info!(VIRT_MDEV_UUID:% = device; "{step}");
+    let outcome = host.machine().perform(&step, limit);
     // Whatever the write said: a device whose directory is gone is gone, and one whose directory is there is not.
     if !backend::is_there(host, device, place) {
-        return Ok(());
+        return Ok(true);
     }
     // A virtual function's type may be refused to go for some seconds after QEMU has ended.
     let lingers = place.backend == Backend::Nvidia;
@@ -233,14 +401,9 @@ pub(crate) fn destroy(context: Context<'_>, device: &DeviceId, place: &Place) ->
             Why::Failed { what: "the driver took the write and kept the type".to_owned(), again: true }
         }
         Ok(child::Outcome::Blocked | child::Outcome::Done) => Why::Pending,
-        // EAGAIN and ENODEV: another removal got there first (`mdev_device_remove`); it is over in a moment.
-        Ok(child::Outcome::Failed(error)) => Why::Failed {
-            again: lingers
-                || [Errno::AGAIN, Errno::NODEV, Errno::NOENT]
-                    .iter()
-                    .any(|again| error.raw_os_error() == Some(again.raw_os_error())),
-            what: errno(&error),
+        Ok(child::Outcome::Failed(error)) | Err(error) => Why::Failed {
+            again: lingers || is_passing(&error),
+            what: format!("the driver refused: {}", errno(&error)),
         },
-        Err(error) => failed(&error),
     })
 }

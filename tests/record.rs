@@ -19,7 +19,7 @@ use virt_mdev::host::Host;
 use virt_mdev::ids::{AttributeName, DeviceId, DomainUuid, Parent, TypeId};
 use virt_mdev::record::{Phase, Records, State};
 use virt_mdev::step::{Place, Step};
-use virt_mdev::undo::settle;
+use virt_mdev::undo::{Sweep, Undone, settle};
 
 const LIMIT: Duration = Duration::from_millis(50);
 
@@ -81,8 +81,8 @@ fn a_run_leaves_nothing_but_locks() {
     );
     assert_eq!(run.records.by_name("vm1"), Some(domain(1)));
     assert_eq!(run.records.by_name("vm2"), None);
-    assert_eq!(run.records.owner(&device()).unwrap().name, "vm1");
-    guard.unclaim(&device());
+    assert_eq!(run.records.owner(&device()).unwrap().unwrap().name, "vm1");
+    guard.unclaim(&device()).unwrap();
     guard.remove(0);
     guard.end().unwrap();
     for directory in ["domains", "devices", "by-name"] {
@@ -110,12 +110,12 @@ fn a_claim_is_one_domains_and_a_stale_one_nobodys() {
     let mut second = run.records.lock(&domain(2), LIMIT).unwrap();
     second.begin("clone").unwrap();
     assert_eq!(second.claim(&device(), LIMIT).unwrap().unwrap().name, "vm1");
-    second.unclaim(&device());
-    assert!(first.owns(&device()), "nobody lets go of another's claim");
+    second.unclaim(&device()).unwrap();
+    assert!(first.owns(&device()).unwrap(), "nobody lets go of another's claim");
     // The first one's record goes, as in a crash after which somebody cleaned up: its claim is nobody's then.
     fs::remove_file(run.path(&format!("domains/{}.json", domain(1)))).unwrap();
     assert_eq!(second.claim(&device(), LIMIT).unwrap(), None);
-    assert!(second.owns(&device()));
+    assert!(second.owns(&device()).unwrap());
 }
 
 #[test]
@@ -221,8 +221,8 @@ fn a_device_that_another_domain_has_claimed_since_is_not_destroyed() {
     let on_bus = run.directory.path().join(format!("sys/bus/mdev/devices/{}", device()));
     symlink(format!("../../../devices/mtty/{}", device()), on_bus).unwrap();
     let context = Context { host: &host, records: &run.records, waits: Config::default().waits };
-    let (guard, left) = settle(context, &domain(1)).unwrap();
+    let (guard, undone) = settle(context, &domain(1), Sweep::of_domain(LIMIT)).unwrap();
     assert!(guard.record().is_none());
-    assert_eq!(left, [], "settled at once: nothing was waited for and nothing written");
-    assert_eq!(run.records.owner(&device()).unwrap().name, "vm2");
+    assert_eq!(undone, Undone::default(), "settled at once: nothing was waited for and nothing written");
+    assert_eq!(run.records.owner(&device()).unwrap().unwrap().name, "vm2");
 }

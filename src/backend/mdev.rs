@@ -1,7 +1,7 @@
 //! Upstream mdev: `Documentation/driver-api/vfio-mediated-device.rst` and `ABI/testing/sysfs-bus-vfio-mdev`.
 
 use super::Backend;
-use crate::host::{Host, Trouble, sysfs};
+use crate::host::{Host, Trouble};
 use crate::ids::{MdevUuid, Parent, TypeId, TypeWish};
 use crate::seen::{Existing, Offer};
 use crate::step::Place;
@@ -36,7 +36,7 @@ pub struct Type {
 
 /// All parents, by name.
 pub fn parents(host: &Host) -> Result<Vec<Parent>, Trouble> {
-    let names = sysfs::names(&host.path(PARENTS))?;
+    let names = host.names(PARENTS)?;
     Ok(names.iter().filter_map(|name| Parent::parse(name).ok()).collect())
 }
 
@@ -51,13 +51,13 @@ pub fn device_path(device: &MdevUuid) -> String {
 }
 
 /// Whether this parent is there.
-pub fn is_parent(host: &Host, parent: &Parent) -> bool {
-    sysfs::exists(&host.path(&format!("{PARENTS}/{parent}")))
+pub fn is_parent(host: &Host, parent: &Parent) -> Result<bool, Trouble> {
+    Ok(host.kind(&format!("{PARENTS}/{parent}"))?.is_some())
 }
 
 /// Ids of a parent's types.
 pub fn type_ids(host: &Host, parent: &Parent) -> Result<Vec<TypeId>, Trouble> {
-    let names = sysfs::names(&host.path(&format!("{PARENTS}/{parent}/{TYPES}")))?;
+    let names = host.names(&format!("{PARENTS}/{parent}/{TYPES}"))?;
     Ok(names.iter().filter_map(|name| TypeId::parse(name).ok()).collect())
 }
 
@@ -66,15 +66,14 @@ fn type_path(parent: &Parent, kind: &TypeId) -> String {
 }
 
 /// The vendor's name for a type.
-pub fn type_name(host: &Host, parent: &Parent, kind: &TypeId) -> Option<String> {
-    sysfs::read(&host.path(&format!("{}/{NAME}", type_path(parent, kind))))
-        .ok()
-        .filter(|name| !name.is_empty())
+pub fn type_name(host: &Host, parent: &Parent, kind: &TypeId) -> Result<Option<String>, Trouble> {
+    let name = host.read_if_there(&format!("{}/{NAME}", type_path(parent, kind)))?;
+    Ok(name.filter(|name| !name.is_empty()))
 }
 
 /// A type with all that its parent says of it.
 pub fn read_type(host: &Host, parent: &Parent, kind: TypeId) -> Type {
-    let file = |name: &str| sysfs::read(&host.path(&format!("{}/{name}", type_path(parent, &kind)))).ok();
+    let file = |name: &str| host.read(&format!("{}/{name}", type_path(parent, &kind))).ok();
     Type {
         name: file(NAME).filter(|name| !name.is_empty()),
         api: file(API).unwrap_or_default(),
@@ -94,10 +93,10 @@ pub fn read_type(host: &Host, parent: &Parent, kind: TypeId) -> Type {
 pub fn offers(host: &Host, parent: &Parent, wish: &TypeWish) -> Result<Vec<Offer>, Trouble> {
     let id = wish.as_id();
     let kinds =
-        if sysfs::exists(&host.path(&type_path(parent, &id))) { vec![id] } else { type_ids(host, parent)? };
+        if host.kind(&type_path(parent, &id))?.is_some() { vec![id] } else { type_ids(host, parent)? };
     let mut offers = Vec::new();
     for kind in kinds {
-        let name = type_name(host, parent, &kind);
+        let name = type_name(host, parent, &kind)?;
         let Some(fit) = wish.matches(&kind, name.as_deref()) else { continue };
         let place = Place {
             backend: Backend::Mdev,
@@ -106,9 +105,7 @@ pub fn offers(host: &Host, parent: &Parent, wish: &TypeWish) -> Result<Vec<Offer
             arguments: String::new(),
             name: None,
         };
-        let file = |name: &str| {
-            sysfs::read_if_there(&host.path(&format!("{}/{name}", type_path(parent, &place.kind))))
-        };
+        let file = |name: &str| host.read_if_there(&format!("{}/{name}", type_path(parent, &place.kind)));
         let max = file(DESCRIPTION).ok().flatten().and_then(|text| max_instances(&text));
         offers.push(Offer {
             fit,
@@ -128,10 +125,10 @@ pub fn offers(host: &Host, parent: &Parent, wish: &TypeWish) -> Result<Vec<Offer
 
 /// `available_instances` of a type. Types of one parent share a pool, so this changes with every create.
 pub fn free(host: &Host, place: &Place) -> Result<u32, Trouble> {
-    let path = host.path(&format!("{}/{FREE}", type_path(&place.parent, &place.kind)));
-    let text = sysfs::read(&path)?;
+    let path = format!("{}/{FREE}", type_path(&place.parent, &place.kind));
+    let text = host.read(&path)?;
     text.trim().parse().map_err(|_| Trouble {
-        doing: format!("understand {}", path.display()),
+        doing: format!("understand /{path}"),
         error: std::io::Error::other(format!("\"{}\" is not a number", crate::words::printable(&text))),
     })
 }
@@ -156,7 +153,7 @@ pub fn properties(description: &str) -> Vec<(String, String)> {
 
 /// All mediated devices of the host.
 pub fn devices(host: &Host) -> Result<Vec<MdevUuid>, Trouble> {
-    let names = sysfs::names(&host.path(DEVICES))?;
+    let names = host.names(DEVICES)?;
     Ok(names.iter().filter_map(|name| MdevUuid::parse(name).ok()).collect())
 }
 
@@ -164,7 +161,7 @@ pub fn devices(host: &Host) -> Result<Vec<MdevUuid>, Trouble> {
 pub fn devices_of(host: &Host, parent: &Parent) -> Result<Vec<MdevUuid>, Trouble> {
     let mut devices = Vec::new();
     for kind in type_ids(host, parent)? {
-        let names = sysfs::names(&host.path(&format!("{}/devices", type_path(parent, &kind))))?;
+        let names = host.names(&format!("{}/devices", type_path(parent, &kind)))?;
         devices.extend(names.iter().filter_map(|name| MdevUuid::parse(name).ok()));
     }
     Ok(devices)
@@ -173,24 +170,23 @@ pub fn devices_of(host: &Host, parent: &Parent) -> Result<Vec<MdevUuid>, Trouble
 /// Whether the device's directory is there, on the bus or only in its parent's directory any more: a removal takes
 /// the `remove` file and the bus's link at once (`bus_remove_device`), and the directory when nobody has it open.
 pub fn is_there(host: &Host, device: &MdevUuid, parent: &Parent) -> bool {
-    sysfs::exists(&host.path(&format!("{DEVICES}/{device}")))
-        || sysfs::exists(&host.path(&format!("{PARENTS}/{parent}/{device}")))
+    !host.is_gone(&format!("{DEVICES}/{device}")) || !host.is_gone(&format!("{PARENTS}/{parent}/{device}"))
 }
 
 /// The device with this UUID, if there is one.
 pub fn existing(host: &Host, device: &MdevUuid) -> Result<Option<Existing>, Trouble> {
     let Some(place) = place_of(host, device)? else { return Ok(None) };
-    let file = |name: &str| sysfs::read(&host.path(&format!("{DEVICES}/{device}/{TYPE_LINK}/{name}"))).ok();
+    let file = |name: &str| host.read(&format!("{DEVICES}/{device}/{TYPE_LINK}/{name}")).ok();
     let name = file(NAME).filter(|name| !name.is_empty());
     Ok(Some(Existing { place, typed: true, name, api: file(API).unwrap_or_default() }))
 }
 
 /// Where a device is: its directory lies in its parent's, and a link names its type.
 pub fn place_of(host: &Host, device: &MdevUuid) -> Result<Option<Place>, Trouble> {
-    let path = host.path(&format!("{DEVICES}/{device}"));
-    let Some(parent) = sysfs::link_parent(&path)? else { return Ok(None) };
-    let Some(kind) = sysfs::link_name(&path.join(TYPE_LINK))? else { return Ok(None) };
-    let odd = |what: &str| Trouble::new(what, &path, std::io::Error::other("not a name"));
+    let path = format!("{DEVICES}/{device}");
+    let Some(parent) = host.link_parent(&path)? else { return Ok(None) };
+    let Some(kind) = host.link_name(&format!("{path}/{TYPE_LINK}"))? else { return Ok(None) };
+    let odd = |what: &str| Trouble::new(what, &host.path(&path), std::io::Error::other("not a name"));
     Ok(Some(Place {
         backend: Backend::Mdev,
         parent: Parent::parse(&parent).map_err(|_| odd("read the parent of"))?,
@@ -202,13 +198,12 @@ pub fn place_of(host: &Host, device: &MdevUuid) -> Result<Option<Place>, Trouble
 
 /// Makes a device. The kernel takes 36 bytes, or 37 with a newline (`create_store` in `mdev_sysfs.c`).
 pub fn create(host: &Host, device: &MdevUuid, place: &Place) -> Result<(), Trouble> {
-    let path = host.path(&format!("{}/{CREATE}", type_path(&place.parent, &place.kind)));
-    sysfs::write(&path, device.to_string().as_bytes())
+    host.write(&format!("{}/{CREATE}", type_path(&place.parent, &place.kind)), device.to_string().as_bytes())
 }
 
 /// Takes a device away. Blocks for as long as somebody has it open: only for [`crate::host::child`].
 pub fn write_remove(host: &Host, device: &MdevUuid) -> Result<(), Trouble> {
-    sysfs::write(&host.path(&format!("{DEVICES}/{device}/{REMOVE}")), b"1")
+    host.write(&format!("{DEVICES}/{device}/{REMOVE}"), b"1")
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::host::{Host, Trouble, sysfs};
+use crate::host::{Host, Trouble, Written};
 use crate::ids::{AttributeName, DeviceId, Parent, TypeWish};
 use crate::seen::{Existing, Offer};
 use crate::step::Place;
@@ -38,16 +38,16 @@ impl fmt::Display for Backend {
 }
 
 /// The interface that a parent speaks, if it is there and speaks one.
-pub fn detect(host: &Host, parent: &Parent) -> Option<Backend> {
-    if mdev::is_parent(host, parent) {
+pub fn detect(host: &Host, parent: &Parent) -> Result<Option<Backend>, Trouble> {
+    Ok(if mdev::is_parent(host, parent)? {
         Some(Backend::Mdev)
-    } else if proposal::is_parent(host, parent) {
+    } else if proposal::is_parent(host, parent)? {
         Some(Backend::Proposal)
-    } else if nvidia::is_parent(host, parent) {
+    } else if nvidia::is_parent(host, parent)? {
         Some(Backend::Nvidia)
     } else {
         None
-    }
+    })
 }
 
 /// Every parent that makes devices by UUID: what a request that names none chooses from.
@@ -64,15 +64,12 @@ pub fn card(host: &Host, place: &Place) -> String {
         Backend::Mdev => mdev::parent_path(&place.parent),
         Backend::Proposal | Backend::Nvidia => proposal::pci_path(&place.parent),
     };
-    sysfs::link_name(&host.path(&format!("{directory}/physfn")))
-        .ok()
-        .flatten()
-        .unwrap_or_else(|| place.parent.to_string())
+    host.link_name(&format!("{directory}/physfn")).ok().flatten().unwrap_or_else(|| place.parent.to_string())
 }
 
 /// NUMA node of a device's directory; the kernel writes -1 for none.
 fn numa(host: &Host, directory: &str) -> Option<u32> {
-    sysfs::read(&host.path(&format!("{directory}/numa_node"))).ok()?.trim().parse().ok()
+    host.read(&format!("{directory}/numa_node")).ok()?.trim().parse().ok()
 }
 
 impl Backend {
@@ -96,7 +93,7 @@ impl Backend {
         let types: Vec<(String, Option<String>)> = match self {
             Self::Mdev => mdev::type_ids(host, parent)?
                 .into_iter()
-                .map(|kind| (kind.to_string(), mdev::type_name(host, parent, &kind)))
+                .map(|kind| (kind.to_string(), mdev::type_name(host, parent, &kind).ok().flatten()))
                 .collect(),
             Self::Proposal => {
                 proposal::rows(host, parent)?.into_iter().map(|row| (row.id.to_string(), row.name)).collect()
@@ -182,6 +179,15 @@ fn mixed(place: &Place) -> Trouble {
     }
 }
 
+/// Whether the driver takes a device away by itself once its user has ended: NVIDIA's of the mdev era does, from
+/// version 14.4 on, and a removal that races it leaves the device stuck until the next boot.
+pub fn cleans_up_by_itself(host: &Host, device: &DeviceId, place: &Place) -> bool {
+    let driver = |path: String| host.link_name(&format!("{path}/driver")).ok().flatten();
+    place.backend == Backend::Mdev
+        && (driver(directory(device)).as_deref() == Some("nvidia-vgpu-vfio")
+            || driver(mdev::parent_path(&place.parent)).as_deref() == Some("nvidia"))
+}
+
 /// Only devices of the 2016 interface go online and offline; they have UUIDs.
 pub fn set_online(host: &Host, device: &DeviceId, online: bool) -> Result<(), Trouble> {
     match device {
@@ -199,17 +205,17 @@ pub fn write_attribute(
     device: &DeviceId,
     name: &AttributeName,
     value: &str,
-) -> Result<sysfs::Written, Trouble> {
+) -> Result<Written, Trouble> {
     let mut data = value.as_bytes().to_vec();
     if name.to_string() == EATS_LAST_BYTE {
         data.extend_from_slice(if value.is_empty() { b" \n" } else { b"\n" });
     }
-    sysfs::write_attribute(&host.path(&directory(device)), name, &data)
+    host.write_attribute(&directory(device), name, &data)
 }
 
 /// A driver attribute's value, where it can be read.
 pub fn read_attribute(host: &Host, device: &DeviceId, name: &AttributeName) -> Option<String> {
-    sysfs::read(&host.path(&format!("{}/{name}", directory(device)))).ok()
+    host.read(&format!("{}/{name}", directory(device))).ok()
 }
 
 /// Devices of a parent, for the words of a refusal.

@@ -3,7 +3,7 @@
 
 use super::listing::{Row, creatable as parse};
 use super::{Backend, card, numa};
-use crate::host::{Host, Trouble, sysfs};
+use crate::host::{Host, Trouble};
 use crate::ids::{DeviceId, Parent, PciAddress, TypeId, TypeWish};
 use crate::seen::{Existing, Offer};
 use crate::step::Place;
@@ -19,36 +19,36 @@ pub const ATTRIBUTES: &str = "nvidia/";
 /// The one attribute that has to be there before the type is (MIG: which GPU instance the vGPU is made on).
 pub const BEFORE: &str = "nvidia/gpu_instance_id";
 
-fn path(host: &Host, parent: &Parent, file: &str) -> std::path::PathBuf {
-    host.path(&format!("{PCI}/{parent}/{file}"))
+fn path(parent: &Parent, file: &str) -> String {
+    format!("{PCI}/{parent}/{file}")
 }
 
 /// Whether a PCI function takes types.
-pub fn is_parent(host: &Host, parent: &Parent) -> bool {
-    sysfs::exists(&path(host, parent, CURRENT))
+pub fn is_parent(host: &Host, parent: &Parent) -> Result<bool, Trouble> {
+    Ok(host.kind(&path(parent, CURRENT))?.is_some())
 }
 
 /// Whether a PCI function that a domain passes through takes types.
 pub fn is_vgpu(host: &Host, address: &PciAddress) -> bool {
-    is_parent(host, &address.as_parent())
+    is_parent(host, &address.as_parent()).unwrap_or(false)
 }
 
 /// All functions that do: one look at each PCI device. For people; no event of a domain needs it.
 pub fn parents(host: &Host) -> Result<Vec<Parent>, Trouble> {
-    let names = sysfs::names(&host.path(PCI))?;
+    let names = host.names(PCI)?;
     Ok(names
         .iter()
         .filter_map(|name| Parent::parse(name).ok())
-        .filter(|parent| is_parent(host, parent))
+        .filter(|parent| is_parent(host, parent).unwrap_or(false))
         .collect())
 }
 
 /// What fits on this function now. Shrinks on all functions of a card as they are taken.
 pub fn creatable(host: &Host, parent: &Parent) -> Result<Vec<Row>, Trouble> {
-    let path = path(host, parent, CREATABLE);
-    let listing = parse(&sysfs::read(&path)?);
+    let path = path(parent, CREATABLE);
+    let listing = parse(&host.read(&path)?);
     for warning in &listing.warnings {
-        log::warn!("{}: {warning}", path.display());
+        log::warn!("/{path}: {warning}");
     }
     Ok(listing.rows)
 }
@@ -94,13 +94,13 @@ pub fn free(host: &Host, place: &Place) -> Result<u32, Trouble> {
 
 /// The type that a function has now.
 fn current(host: &Host, parent: &Parent) -> Result<Option<TypeId>, Trouble> {
-    let path = path(host, parent, CURRENT);
-    let text = sysfs::read(&path)?;
+    let path = path(parent, CURRENT);
+    let text = host.read(&path)?;
     match text.trim() {
         NONE => Ok(None),
         id if id.parse::<u32>().is_ok() => Ok(TypeId::parse(id).ok()),
         odd => Err(Trouble {
-            doing: format!("understand {}", path.display()),
+            doing: format!("understand /{path}"),
             error: std::io::Error::other(format!(
                 "\"{}\" is not a type's number",
                 crate::words::printable(odd)
@@ -112,7 +112,7 @@ fn current(host: &Host, parent: &Parent) -> Result<Option<TypeId>, Trouble> {
 /// The vGPU that a function carries. A function that is gone carries none.
 pub fn existing(host: &Host, address: &PciAddress) -> Result<Option<Existing>, Trouble> {
     let parent = address.as_parent();
-    if !is_parent(host, &parent) {
+    if !is_parent(host, &parent)? {
         return Ok(None);
     }
     Ok(current(host, &parent)?.map(|kind| Existing {
@@ -125,12 +125,20 @@ pub fn existing(host: &Host, address: &PciAddress) -> Result<Option<Existing>, T
 
 /// Gives a function its type, and reads it back: the driver has been seen to take a write and keep the old value.
 pub fn create(host: &Host, address: &PciAddress, kind: &TypeId) -> Result<(), Trouble> {
-    let path = path(host, &address.as_parent(), CURRENT);
-    sysfs::write(&path, kind.to_string().as_bytes())?;
-    match current(host, &address.as_parent())? {
+    let path = path(&address.as_parent(), CURRENT);
+    host.write(&path, kind.to_string().as_bytes())?;
+    // Whatever goes wrong from here on, the driver has taken the write: no errno of it may be mistaken for the write's.
+    let read_back = |trouble: Trouble| Trouble {
+        error: std::io::Error::other(format!(
+            "{}, after the driver took {kind}",
+            crate::words::errno(&trouble.error)
+        )),
+        ..trouble
+    };
+    match current(host, &address.as_parent()).map_err(read_back)? {
         Some(now) if now == *kind => Ok(()),
         now => Err(Trouble {
-            doing: format!("set {}", path.display()),
+            doing: format!("set /{path}"),
             error: std::io::Error::other(format!(
                 "the driver took {kind} and shows {}",
                 now.map_or_else(|| NONE.to_owned(), |now| now.to_string())
@@ -141,16 +149,16 @@ pub fn create(host: &Host, address: &PciAddress, kind: &TypeId) -> Result<(), Tr
 
 /// Takes the type away. The driver may refuse for some seconds after QEMU has ended.
 pub fn clear(host: &Host, address: &PciAddress) -> Result<(), Trouble> {
-    sysfs::write(&path(host, &address.as_parent(), CURRENT), NONE.as_bytes())
+    host.write(&path(&address.as_parent(), CURRENT), NONE.as_bytes())
 }
 
 /// The functions of the same card that carry a vGPU.
 pub fn siblings_in_use(host: &Host, parent: &Parent) -> Result<Vec<DeviceId>, Trouble> {
-    let physical = path(host, parent, "physfn");
-    let names = sysfs::names(&physical)?;
+    let physical = path(parent, "physfn");
+    let names = host.names(&physical)?;
     let functions = names.iter().filter(|name| name.starts_with("virtfn"));
     Ok(functions
-        .filter_map(|name| PciAddress::parse(&sysfs::link_name(&physical.join(name)).ok()??).ok())
+        .filter_map(|name| PciAddress::parse(&host.link_name(&format!("{physical}/{name}")).ok()??).ok())
         .filter(|address| existing(host, address).is_ok_and(|found| found.is_some()))
         .map(DeviceId::Vf)
         .collect())

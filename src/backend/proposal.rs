@@ -3,9 +3,11 @@
 //!
 //! Free places are unknown there, and a device's type cannot be read back.
 
+use rustix::io::Errno;
+
 use super::listing::{Listing, Row, table};
 use super::{Backend, card, numa};
-use crate::host::{Host, Trouble, sysfs};
+use crate::host::{Host, Kind, Trouble};
 use crate::ids::{DomainUuid, Match, MdevUuid, Parent, TypeId, TypeWish};
 use crate::seen::{Existing, Offer};
 use crate::step::Place;
@@ -29,26 +31,26 @@ pub fn pci_path(parent: &Parent) -> String {
 }
 
 /// Whether a PCI device speaks this interface. Upstream's `mdev_supported_types` is a directory.
-pub fn is_parent(host: &Host, parent: &Parent) -> bool {
-    sysfs::is_file(&host.path(&format!("{PARENTS}/{parent}/{TYPES}")))
+pub fn is_parent(host: &Host, parent: &Parent) -> Result<bool, Trouble> {
+    Ok(host.kind(&format!("{PARENTS}/{parent}/{TYPES}"))? == Some(Kind::File))
 }
 
 /// All that do: one look at each PCI device.
 pub fn parents(host: &Host) -> Result<Vec<Parent>, Trouble> {
-    let names = sysfs::names(&host.path(PARENTS))?;
+    let names = host.names(PARENTS)?;
     Ok(names
         .iter()
         .filter_map(|name| Parent::parse(name).ok())
-        .filter(|parent| is_parent(host, parent))
+        .filter(|parent| is_parent(host, parent).unwrap_or(false))
         .collect())
 }
 
 /// The table. It may change with the host's configuration, so it is read every time.
 fn listing(host: &Host, parent: &Parent) -> Result<Listing, Trouble> {
-    let path = host.path(&format!("{PARENTS}/{parent}/{TYPES}"));
-    let listing = table(&sysfs::read(&path)?);
+    let path = format!("{PARENTS}/{parent}/{TYPES}");
+    let listing = table(&host.read(&path)?);
     for warning in &listing.warnings {
-        log::warn!("{}: {warning}", path.display());
+        log::warn!("/{path}: {warning}");
     }
     Ok(listing)
 }
@@ -125,22 +127,24 @@ pub fn arguments(offer: &Offer, domain: &DomainUuid, given: &[(String, String)])
 
 /// Whether the device's directory is there, on the bus or only in its parent's directory any more.
 pub fn is_there(host: &Host, device: &MdevUuid, parent: &Parent) -> bool {
-    sysfs::exists(&host.path(&format!("{DEVICES}/{device}")))
-        || sysfs::exists(&host.path(&format!("{PARENTS}/{parent}/{device}")))
+    !host.is_gone(&format!("{DEVICES}/{device}")) || !host.is_gone(&format!("{PARENTS}/{parent}/{device}"))
 }
 
 /// A device of this interface: one without a type.
 pub fn existing(host: &Host, device: &MdevUuid) -> Result<Option<Existing>, Trouble> {
-    let path = host.path(&format!("{DEVICES}/{device}"));
-    if !sysfs::exists(&path.join(ONLINE)) {
+    let path = format!("{DEVICES}/{device}");
+    if host.kind(&format!("{path}/{ONLINE}"))?.is_none() {
         return Ok(None);
     }
-    let parent = sysfs::link_parent(&path).ok().flatten();
-    let odd = |_| Trouble::new("read the parent of", &path, std::io::Error::other("not a name"));
+    let parent = host.link_parent(&path)?;
+    let trouble = |error| Trouble::new("read the parent of", &host.path(&path), error);
+    // It goes while we look: over in a moment.
+    let parent = parent.ok_or_else(|| trouble(std::io::Error::from(Errno::NOENT)))?;
+    let odd = |_| trouble(std::io::Error::other("not a name"));
     Ok(Some(Existing {
         place: Place {
             backend: Backend::Proposal,
-            parent: Parent::parse(parent.as_deref().unwrap_or("unknown")).map_err(odd)?,
+            parent: Parent::parse(&parent).map_err(odd)?,
             kind: TypeId::parse("a type that cannot be read back").map_err(odd)?,
             arguments: String::new(),
             name: None,
@@ -158,19 +162,17 @@ fn request(device: &MdevUuid, place: &Place) -> String {
 
 /// Makes a device.
 pub fn create(host: &Host, device: &MdevUuid, place: &Place) -> Result<(), Trouble> {
-    let path = host.path(&format!("{PARENTS}/{}/{CREATE}", place.parent));
-    sysfs::write(&path, request(device, place).as_bytes())
+    host.write(&format!("{PARENTS}/{}/{CREATE}", place.parent), request(device, place).as_bytes())
 }
 
 /// Destroys it, with the bytes that made it.
 pub fn destroy(host: &Host, device: &MdevUuid, place: &Place) -> Result<(), Trouble> {
-    let path = host.path(&format!("{PARENTS}/{}/{DESTROY}", place.parent));
-    sysfs::write(&path, request(device, place).as_bytes())
+    host.write(&format!("{PARENTS}/{}/{DESTROY}", place.parent), request(device, place).as_bytes())
 }
 
 /// Brings a device online, or takes it offline; its state is read first.
 pub fn set_online(host: &Host, device: &MdevUuid, online: bool) -> Result<(), Trouble> {
-    let path = host.path(&format!("{DEVICES}/{device}/{ONLINE}"));
+    let path = format!("{DEVICES}/{device}/{ONLINE}");
     let wanted = if online { "1" } else { "0" };
-    if sysfs::read(&path)?.trim() == wanted { Ok(()) } else { sysfs::write(&path, wanted.as_bytes()) }
+    if host.read(&path)?.trim() == wanted { Ok(()) } else { host.write(&path, wanted.as_bytes()) }
 }

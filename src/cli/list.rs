@@ -7,9 +7,11 @@ use serde::Serialize;
 use super::table::table;
 use super::{Failure, to_json};
 use crate::backend::{self, mdev, nvidia};
-use crate::host::Host;
+use crate::host::{Host, holders};
 use crate::ids::{DeviceId, Parent, PciAddress, TypeId};
-use crate::record::{Named, Phase, Records, State};
+use crate::reap::{self, Standing};
+use crate::record::{Named, Phase, Record, Records, State};
+use crate::undo::Why;
 
 /// One line, and one element of `--json`.
 #[derive(Serialize)]
@@ -24,8 +26,10 @@ struct Row {
     domain: Option<Named>,
     /// How far that domain has come.
     phase: Option<Phase>,
-    /// `present`, `kept`, `removing`, or `lost`: recorded, and not there.
+    /// `present`, `kept`, `orphan`: it was to go and is still there; or `lost`: recorded, and not there.
     state: &'static str,
+    /// Of an orphan: why it is there.
+    why: Option<String>,
 }
 
 pub(super) fn run(host: &Host, json: bool) -> Result<String, Failure> {
@@ -51,16 +55,25 @@ pub(super) fn run(host: &Host, json: bool) -> Result<String, Failure> {
             domain: None,
             phase: None,
             state: "present",
+            why: None,
         };
         rows.insert(device, row);
     }
-    for record in records.domains().iter().filter_map(|domain| records.read(domain).ok().flatten()) {
+    for record in records.domains()?.iter().filter_map(|domain| records.read(domain).ok().flatten()) {
+        let standings = reap::judge(host, &record, false);
         for (device, place, made, state) in record.devices() {
-            let state = match state {
-                _ if !rows.contains_key(device) => "lost",
-                State::Kept => "kept",
-                State::Undoing => "removing",
-                State::Intended | State::Done => "present",
+            let standing =
+                standings.iter().find(|(judged, _)| judged == device).map(|(_, standing)| standing);
+            let there = rows.contains_key(device) || backend::is_there(host, device, place);
+            let (state, why) = match (state, standing) {
+                _ if !there => ("lost", None),
+                (State::Kept, _) => ("kept", None),
+                (_, Some(Standing::Abandoned(because))) => {
+                    let why = record.why(device).map(|why| format!("{because}; last try: {why}"));
+                    ("orphan", Some(why.unwrap_or_else(|| because.to_string())))
+                }
+                _ if record.is_orphan(device) => ("orphan", Some(still_there(host, &record, device))),
+                _ => ("present", None),
             };
             rows.insert(
                 device.clone(),
@@ -72,6 +85,7 @@ pub(super) fn run(host: &Host, json: bool) -> Result<String, Failure> {
                     domain: Some(record.domain.clone()),
                     phase: Some(record.phase),
                     state,
+                    why,
                 },
             );
         }
@@ -93,9 +107,17 @@ pub(super) fn run(host: &Host, json: bool) -> Result<String, Failure> {
                 word(row.kind.as_ref().map(ToString::to_string)),
                 word(row.domain.as_ref().map(|domain| domain.name.clone())),
                 row.made_by.to_owned(),
-                row.state.to_owned(),
+                row.why.as_ref().map_or_else(|| row.state.to_owned(), |why| format!("{}: {why}", row.state)),
             ]
         })
         .collect();
     Ok(table(&["DEVICE", "PARENT", "TYPE", "DOMAIN", "MADE BY", "STATE"], &lines))
+}
+
+/// Why an orphan is there: who has it open now, or else what the last try said.
+fn still_there(host: &Host, record: &Record, device: &DeviceId) -> String {
+    match holders::is_held(host, device) {
+        Ok(true) => Why::Held { holder: holders::holder(host, device) }.to_string(),
+        _ => record.why(device).unwrap_or("its removal has not been tried").to_owned(),
+    }
 }

@@ -12,6 +12,7 @@ use crate::refusal::Refusal;
 
 mod list;
 pub mod plan;
+pub mod reconcile;
 mod table;
 mod types;
 
@@ -44,6 +45,23 @@ enum Verb {
         /// Print JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Take away devices that nobody answers for any more: of a start that died, or of a removal that failed
+    #[command(before_help = "Example: virt-mdev reconcile --dry-run")]
+    Reconcile {
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Take away the devices of one domain that has gone, or one device
+    #[command(before_help = "Example: virt-mdev release vm1")]
+    Release {
+        /// Name or UUID of a domain, UUID of a device, or PCI address of a virtual function
+        #[arg(value_name = "DOMAIN|UUID")]
+        who: String,
+        /// Even if somebody answers for it, and kept ones too; never a device that is in use
+        #[arg(long)]
+        force: bool,
     },
     /// What an event of a domain would do; reads domain XML on stdin and changes nothing
     #[command(before_help = "Example: virsh dumpxml vm1 | virt-mdev plan")]
@@ -79,6 +97,8 @@ pub fn main() -> ExitCode {
     let printed = match &arguments.verb {
         Verb::Types { json } => types::run(&host, *json),
         Verb::List { json } => list::run(&host, *json),
+        Verb::Reconcile { dry_run } => reconcile::run(&host, *dry_run),
+        Verb::Release { who, force } => reconcile::release(&host, who, *force),
         Verb::Plan { event, json } => plan::run(&host, event, *json),
     };
     match printed {
@@ -89,7 +109,10 @@ pub fn main() -> ExitCode {
             }
             _ => ExitCode::SUCCESS,
         },
-        Err(failure) => complain(&failure.text, failure.hint.as_deref()),
+        Err(failure) => {
+            let _ = io::stdout().lock().write_all(failure.before.as_bytes());
+            complain(&failure.text, failure.hint.as_deref())
+        }
     }
 }
 
@@ -122,8 +145,10 @@ impl log::Log for Warnings {
 }
 
 /// What a verb says when it fails.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Failure {
+    /// What it had printed before.
+    pub before: String,
     /// One sentence: subject and cause.
     pub text: String,
     /// The fix, where there is one.
@@ -133,7 +158,7 @@ pub struct Failure {
 impl<T: Into<Refusal>> From<T> for Failure {
     fn from(refusal: T) -> Self {
         let refusal = refusal.into();
-        Self { text: refusal.to_string(), hint: refusal.hint() }
+        Self { text: refusal.to_string(), hint: refusal.hint(), ..Self::default() }
     }
 }
 
@@ -142,12 +167,14 @@ fn config(host: &Host) -> Result<Config, Failure> {
     let (config, unknown) = Config::load(host)?;
     match unknown.first() {
         None => Ok(config),
-        Some(unknown) => Err(Failure { text: format!("/{}: {unknown}", crate::config::PATH), hint: None }),
+        Some(unknown) => {
+            Err(Failure { text: format!("/{}: {unknown}", crate::config::PATH), ..Failure::default() })
+        }
     }
 }
 
 fn to_json(value: &impl serde::Serialize) -> Result<String, Failure> {
     let text = serde_json::to_string_pretty(value)
-        .map_err(|error| Failure { text: format!("cannot write JSON: {error}"), hint: None })?;
+        .map_err(|error| Failure { text: format!("cannot write JSON: {error}"), ..Failure::default() })?;
     Ok(text + "\n")
 }

@@ -74,7 +74,7 @@ fn answer(host: &Host, event: Event, xml: &[u8]) -> Result<Answer, Failure> {
                 }
             }
         }
-        Action::Follow(_) | Action::Nothing => {
+        Action::Follow(_) | Action::Compare | Action::Nothing => {
             let domain = Domain::read(xml)?;
             (Named { uuid: domain.uuid, name: domain.name }, Plan::default())
         }
@@ -101,7 +101,7 @@ fn release(record: &crate::record::Record) -> Plan {
 }
 
 fn in_domain(name: &str, failure: Failure) -> Failure {
-    Failure { text: format!("{}: {}", printable(name), failure.text), hint: failure.hint }
+    Failure { text: format!("{}: {}", printable(name), failure.text), ..failure }
 }
 
 fn in_words(answer: &Answer) -> String {

@@ -35,6 +35,10 @@ pub struct Domain {
     pub sysfsdevs: Vec<MdevUuid>,
     /// One for each security model that libvirt has labelled the domain for.
     pub seclabels: Vec<Seclabel>,
+    /// Memory of the guest in KiB, where libvirt says it.
+    pub memory: Option<u64>,
+    /// The domain says itself how much memory QEMU may lock (`<hard_limit>`, `<locked/>`).
+    pub locked: bool,
 }
 
 /// `<hostdev mode='subsystem' type='mdev' model='…' managed='…'>`

@@ -41,6 +41,9 @@ enum At {
     Label,
     Imagelabel,
     Commandline,
+    Memory,
+    Memtune,
+    MemoryBacking,
     Elsewhere,
 }
 
@@ -53,6 +56,8 @@ struct Found {
     pcis: Vec<PciHostdev>,
     sysfsdevs: Vec<MdevUuid>,
     seclabels: Vec<Seclabel>,
+    memory: Option<u64>,
+    locked: bool,
     /// The hostdev that is open.
     hostdev: Option<Hostdev>,
     /// The `<qemu:arg>` before was `-device`.
@@ -194,6 +199,16 @@ impl Found {
                 });
                 At::Seclabel
             }
+            // libvirt writes KiB, whatever the author wrote (`virDomainDefFormat`).
+            (At::Domain, b"memory") if value(&attributes(reader, start, false)?, "unit") == Some("KiB") => {
+                At::Memory
+            }
+            (At::Domain, b"memtune") => At::Memtune,
+            (At::Domain, b"memoryBacking") => At::MemoryBacking,
+            (At::Memtune, b"hard_limit") | (At::MemoryBacking, b"locked") => {
+                self.locked = true;
+                At::Elsewhere
+            }
             (At::Seclabel, b"label") => At::Label,
             (At::Seclabel, b"imagelabel") => At::Imagelabel,
             (At::Domain, b"commandline") if in_namespace(reader, start, QEMU) => At::Commandline,
@@ -282,7 +297,7 @@ impl Found {
 
     fn add(&mut self, at: Option<&At>, text: &str) -> Result<(), Refusal> {
         match at {
-            Some(At::Name | At::Uuid | At::Label | At::Imagelabel) => self.text.push_str(text),
+            Some(At::Name | At::Uuid | At::Memory | At::Label | At::Imagelabel) => self.text.push_str(text),
             Some(At::OurDevices | At::OurDevice | At::OurLeaf) if !text.trim().is_empty() => {
                 return Err(Refusal::StrayText(text.trim().to_owned()));
             }
@@ -295,6 +310,7 @@ impl Found {
     fn close(&mut self, at: At) -> Result<(), Refusal> {
         match at {
             At::Name => self.name = Some(std::mem::take(&mut self.text)),
+            At::Memory => self.memory = std::mem::take(&mut self.text).trim().parse().ok(),
             At::Uuid => {
                 let text = std::mem::take(&mut self.text);
                 let uuid = DomainUuid::parse(text.trim()).map_err(|bad| Refusal::BadValue {
@@ -374,6 +390,8 @@ impl Found {
             pcis: self.pcis,
             sysfsdevs: self.sysfsdevs,
             seclabels: self.seclabels,
+            memory: self.memory,
+            locked: self.locked,
         })
     }
 }

@@ -79,6 +79,10 @@ pub fn run_if_child(args: &[OsString]) -> Option<u8> {
     Some(match step {
         Some(Step::Destroy { device, place }) => backend::destroy(&Host::real(), &device, &place)
             .map_or_else(|trouble| errno(&trouble.error), |()| 0),
+        Some(Step::Attribute { device, name, value, .. }) => {
+            backend::write_attribute(&Host::real(), &device, &name, &value)
+                .map_or_else(|trouble| errno(&trouble.error), |_| 0)
+        }
         Some(Step::Offline { device }) => backend::set_online(&Host::real(), &device, false)
             .map_or_else(|trouble| errno(&trouble.error), |()| 0),
         _ => 22,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Host, sysfs};
+use super::Host;
 
 /// A process that cannot be mistaken for a later one with the same pid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,9 +13,14 @@ pub struct Process {
     pub start_time: u64,
 }
 
-/// Our parent: libvirt forks its hooks from the daemon itself (`virHookCall` → `virCommandRun`).
+/// Our parent: libvirt forks its hooks from the daemon itself (`virHookCall` → `virCommandRun`). `None` if it has
+/// died: then we have been handed to init, which is nobody's daemon unless it leads our own process group, as a
+/// daemon does that is its container's first process.
 pub fn caller(host: &Host) -> Option<Process> {
     let pid = rustix::process::getppid()?.as_raw_nonzero().get();
+    if pid == 1 && rustix::process::getpgrp().as_raw_nonzero().get() != 1 {
+        return None;
+    }
     Some(Process { pid, start_time: start_time(host, pid)? })
 }
 
@@ -24,8 +29,16 @@ pub fn is_alive(host: &Host, process: Process) -> bool {
     start_time(host, process.pid) == Some(process.start_time)
 }
 
+/// How much memory what it starts may lock, in KiB (`RLIMIT_MEMLOCK` is inherited); `None` for any amount.
+pub fn lockable(host: &Host, pid: i32) -> Option<u64> {
+    let limits = host.read(&format!("proc/{pid}/limits")).ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max locked memory"))?;
+    let soft: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(soft / 1024)
+}
+
 fn start_time(host: &Host, pid: i32) -> Option<u64> {
-    let stat = sysfs::read(&host.path(&format!("proc/{pid}/stat"))).ok()?;
+    let stat = host.read(&format!("proc/{pid}/stat")).ok()?;
     // The second field is the program's name in parentheses, and may itself hold blanks and parentheses.
     let (_, fields) = stat.rsplit_once(')')?;
     fields.split_whitespace().nth(19)?.parse().ok()

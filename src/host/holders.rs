@@ -1,11 +1,13 @@
 //! Who has a device open.
 
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use std::fmt;
+
 use rustix::io::Errno;
 
-use super::{Host, sysfs};
+use super::{Host, Trouble};
 use crate::backend;
 use crate::ids::DeviceId;
+use crate::words::printable;
 
 /// A process that has a device open.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,41 +16,78 @@ pub struct Holder {
     pub pid: i32,
     /// Its name, as `ps` shows it.
     pub name: String,
+    /// The domain that it runs, if it is a QEMU of libvirt's.
+    pub domain: Option<String>,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pid, name, domain } = self;
+        match domain {
+            Some(domain) => write!(f, "{} of domain {} (pid {pid})", printable(name), printable(domain)),
+            None => write!(f, "{} (pid {pid})", printable(name)),
+        }
+    }
 }
 
 /// The VFIO group of a device, if it has one.
-fn group(host: &Host, device: &DeviceId) -> Option<String> {
-    let link = host.path(&format!("{}/iommu_group", backend::directory(device)));
-    sysfs::link_name(&link).ok().flatten()
+fn group(host: &Host, device: &DeviceId) -> Result<Option<String>, Trouble> {
+    host.link_name(&format!("{}/iommu_group", backend::directory(device)))
 }
 
 /// Whether somebody has the device open. A VFIO group can be opened once (`vfio_group_fops_open` answers `EBUSY` to
 /// a second), also while its device is open by way of `/dev/vfio/devices`; so opening it and closing it at once
-/// tells, and asks nothing of the driver.
-pub fn is_held(host: &Host, device: &DeviceId) -> bool {
-    let Some(group) = group(host, device) else { return false };
+/// tells, and asks nothing of the driver. A kernel without group nodes leaves only the walk through `/proc`.
+pub fn is_held(host: &Host, device: &DeviceId) -> Result<bool, Trouble> {
+    let Some(group) = group(host, device)? else { return Ok(false) };
     let node = host.path(&format!("dev/vfio/{group}"));
-    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    matches!(openat(CWD, &node, flags, Mode::empty()), Err(Errno::BUSY))
+    match host.machine().try_open(&node) {
+        Ok(()) => Ok(false),
+        Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(holder(host, device).is_some()),
+        Err(error) => Err(Trouble::new("open", &node, error)),
+    }
 }
 
 /// The process that holds it, by walking `/proc`: only done when there is one to name.
 pub fn holder(host: &Host, device: &DeviceId) -> Option<Holder> {
-    let group = group(host, device)?;
+    let group = group(host, device).ok()??;
     // The path as the holder sees it: QEMU has a /dev of its own.
     let mut nodes = vec![std::path::PathBuf::from(format!("/dev/vfio/{group}"))];
-    let cdevs = host.path(&format!("{}/vfio-dev", backend::directory(device)));
-    for name in sysfs::names(&cdevs).unwrap_or_default() {
+    for name in host.names(&format!("{}/vfio-dev", backend::directory(device))).unwrap_or_default() {
         nodes.push(std::path::PathBuf::from(format!("/dev/vfio/devices/{name}")));
     }
-    let pids = sysfs::names(&host.path("proc")).unwrap_or_default();
-    pids.iter().filter_map(|pid| pid.parse::<i32>().ok()).find_map(|pid| {
-        let fds = host.path(&format!("proc/{pid}/fd"));
-        let holds = std::fs::read_dir(fds)
-            .ok()?
-            .flatten()
-            .any(|fd| std::fs::read_link(fd.path()).is_ok_and(|target| nodes.contains(&target)));
-        let name = || sysfs::read(&host.path(&format!("proc/{pid}/comm"))).unwrap_or_default();
-        holds.then(|| Holder { pid, name: name() })
-    })
+    let pids = host.names("proc").unwrap_or_default();
+    let pid = pids.iter().filter_map(|pid| pid.parse::<i32>().ok()).find(|pid| {
+        let fds = format!("proc/{pid}/fd");
+        let open = |fd: &String| host.machine().read_link(&host.path(&format!("{fds}/{fd}")));
+        host.names(&fds)
+            .unwrap_or_default()
+            .iter()
+            .any(|fd| open(fd).is_ok_and(|target| nodes.contains(&target)))
+    })?;
+    let name = host.read(&format!("proc/{pid}/comm")).unwrap_or_default();
+    let arguments = host.read(&format!("proc/{pid}/cmdline")).unwrap_or_default();
+    Some(Holder { pid, name, domain: guest(&arguments) })
+}
+
+/// libvirt calls QEMU with `-name guest=NAME,…`, a comma in the name doubled (`qemuBuildNameCommandLine`).
+fn guest(arguments: &str) -> Option<String> {
+    let value = arguments.split('\0').skip_while(|word| *word != "-name").nth(1)?;
+    let doubled = value.strip_prefix("guest=")?.replace(",,", "\0");
+    Some(doubled.split(',').next()?.replace('\0', ","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_is_named_on_its_command_line() {
+        let guest = |text: &str| guest(&text.replace(' ', "\0"));
+        assert_eq!(guest("qemu -name guest=vm1,debug-threads=on -S").as_deref(), Some("vm1"));
+        assert_eq!(guest("qemu -name guest=a,,b,x=y").as_deref(), Some("a,b"));
+        assert_eq!(guest("qemu -name vm1"), None);
+        assert_eq!(guest("qemu -name"), None);
+    }
 }

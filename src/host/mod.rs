@@ -1,48 +1,85 @@
 //! The only code that touches the machine, under one root.
 
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use crate::words::printable;
 
 pub mod child;
 pub mod daemon;
 pub mod holders;
 pub mod journal;
-pub mod lock;
+pub mod machine;
 pub mod see;
-pub mod sysfs;
 pub mod udev;
+pub mod worker;
+
+mod progress;
+mod sysfs;
+
+pub use machine::{Kind, Lock, Machine, Written};
+
+/// More than any attribute of one page has; a driver's text longer than this is cut.
+const MAX_READ: u64 = 64 * 1024;
 
 /// The machine: every path that we touch is below its root.
 #[derive(Debug, Clone)]
 pub struct Host {
     root: PathBuf,
+    machine: Arc<dyn Machine>,
 }
 
 impl Host {
     /// This machine.
     pub fn real() -> Self {
-        Self { root: PathBuf::from("/") }
+        Self::at(Path::new("/"))
     }
 
     /// A machine whose `/sys`, `/run`, `/etc`, `/dev` and `/proc` lie in a directory.
     pub fn at(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+        Self { root: root.to_owned(), machine: Arc::new(machine::Real) }
+    }
+
+    /// Another machine than this one, as in a test.
+    pub fn on(machine: impl Machine + 'static) -> Self {
+        Self { root: PathBuf::from("/"), machine: Arc::new(machine) }
     }
 
     /// `relative` on this machine.
     pub fn path(&self, relative: &str) -> PathBuf {
         self.root.join(relative)
     }
+
+    /// What the machine can be asked.
+    pub fn machine(&self) -> &dyn Machine {
+        &*self.machine
+    }
+
+    /// Time since boot.
+    pub fn now(&self) -> Duration {
+        self.machine.now()
+    }
+
+    /// Takes the lock `path`, or gives up after `limit`.
+    pub fn lock(&self, path: &Path, limit: Duration) -> Result<Lock, Trouble> {
+        self.machine.lock(path, limit).map_err(|error| {
+            let error = match error.kind() {
+                io::ErrorKind::TimedOut => io::Error::other(format!(
+                    "another process has held it for {limit:?}; `fuser -v {}` names it",
+                    path.display()
+                )),
+                _ => error,
+            };
+            Trouble::new("lock", path, error)
+        })
+    }
 }
 
-/// Opens a file that must not be a link, for this process alone. With `CREATE` it is made readable for all.
-pub fn open(path: &Path, flags: OFlags) -> io::Result<File> {
-    let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
-    let file = openat(CWD, path, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, mode)?;
-    Ok(File::from(file))
+/// `write "1" to`, as in `write "1" to /sys/…`.
+fn writing(data: &[u8]) -> String {
+    format!("write \"{}\" to", printable(&String::from_utf8_lossy(data)))
 }
 
 /// What went wrong with a file, in the words that the user sees: `cannot write "x" to /sys/…: Invalid argument

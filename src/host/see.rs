@@ -3,12 +3,12 @@
 //! A request that names its parent and the type's id costs a fixed number of reads, whatever else the host has; one
 //! that names no parent costs that for each parent.
 
-use super::{Host, Trouble};
+use super::{Host, Trouble, holders};
 use crate::backend::{self, Backend};
 use crate::ids::{DeviceId, DomainUuid, Parent, TypeWish};
 use crate::record::{Records, State};
 use crate::request::Request;
-use crate::seen::{Holder, Offer, Seen, Sight};
+use crate::seen::{Existing, Holder, Offer, Seen, Sight};
 use crate::step::{Place, Step};
 
 /// Looks at what the requests of `domain` ask about.
@@ -20,9 +20,18 @@ pub fn see(
 ) -> Result<Seen, Trouble> {
     let mut seen = Seen { sights: Vec::new(), kept: kept(records, domain) };
     for (at, request) in requests.iter().enumerate() {
+        let existing = backend::existing(host, &request.device)?;
+        let owner = records.owner(&request.device)?.filter(|owner| owner.uuid != *domain);
+        // Nobody looks at the node of another domain's device: its QEMU may be about to open it, and would find it taken.
+        let holder = match (&existing, &owner) {
+            (Some(_), None) => held(host, &request.device)?,
+            _ => None,
+        };
         let sight = Sight {
-            existing: backend::existing(host, &request.device)?,
-            owner: records.owner(&request.device).filter(|owner| owner.uuid != *domain),
+            defined: existing.as_ref().is_some_and(|found| is_defined(host, found, &request.device)),
+            existing,
+            holder,
+            owner,
             ..Sight::default()
         };
         let Some(wanted) = request.wanted.as_ref().filter(|_| sight.existing.is_none()) else {
@@ -41,12 +50,24 @@ pub fn see(
             other.is_some_and(|other| other.wish == wanted.wish && other.parents == wanted.parents)
         });
         let sight = match same {
-            Some((_, same)) => Sight { existing: None, owner: sight.owner, ..same.clone() },
+            Some((_, same)) => Sight { existing: None, owner: sight.owner, holder: None, ..same.clone() },
             None => offers(host, records, &wanted.parents, &wanted.wish, sight)?,
         };
         seen.sights.push(sight);
     }
     Ok(seen)
+}
+
+/// Who has a device open; a name where nobody can be found, as of a process in another container.
+fn held(host: &Host, device: &DeviceId) -> Result<Option<String>, Trouble> {
+    let held = holders::is_held(host, device)?;
+    let name = || holders::holder(host, device).map(|holder| holder.to_string());
+    Ok(held.then(|| name().unwrap_or_else(|| "another process".to_owned())))
+}
+
+/// Whether mdevctl, or libvirt by way of it, has a definition of a device: then that is probably who made it.
+fn is_defined(host: &Host, found: &Existing, device: &DeviceId) -> bool {
+    host.exists(&format!("etc/mdevctl.d/{}/{device}", found.place.parent))
 }
 
 /// Devices of this domain that an earlier run kept.
@@ -70,9 +91,14 @@ fn offers(
     let parents: Vec<(Backend, Parent)> = if named.is_empty() {
         backend::parents(host)?
     } else {
-        let found = |parent: &Parent| backend::detect(host, parent).map(|backend| (backend, parent.clone()));
-        sight.missing = named.iter().filter(|parent| found(parent).is_none()).cloned().collect();
-        named.iter().filter_map(found).collect()
+        let mut found = Vec::new();
+        for parent in named {
+            match backend::detect(host, parent)? {
+                Some(backend) => found.push((backend, parent.clone())),
+                None => sight.missing.push(parent.clone()),
+            }
+        }
+        found
     };
     sight.parents = parents.iter().map(|(_, parent)| parent.clone()).collect();
     let mut last_trouble = None;
@@ -133,7 +159,7 @@ fn elsewhere(host: &Host, named: &[Parent], wish: &TypeWish) -> Result<Vec<Offer
 pub fn holders(host: &Host, records: &Records, place: &Place) -> Result<Vec<Holder>, Trouble> {
     let mut holders: Vec<Holder> = Vec::new();
     for device in backend::devices_of(host, place)? {
-        let domain = records.owner(&device).map(|owner| owner.name);
+        let domain = records.owner(&device)?.map(|owner| owner.name);
         match holders.iter_mut().find(|holder| holder.domain == domain) {
             Some(holder) => holder.devices += 1,
             None => holders.push(Holder { domain, devices: 1 }),

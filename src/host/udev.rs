@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{Host, sysfs};
+use super::Host;
+use super::progress::waiting;
 use crate::backend;
 use crate::ids::DeviceId;
 
@@ -17,7 +18,7 @@ pub struct Watch {
 impl Watch {
     /// Starts to listen. `None` where no udevd runs, as in a container: nobody would ever answer.
     pub fn start(host: &Host) -> Option<Self> {
-        if !sysfs::exists(&host.path("run/udev/control")) {
+        if !host.exists("run/udev/control") {
             return None;
         }
         let listen = || udev::MonitorBuilder::new()?.match_subsystem("vfio")?.listen();
@@ -33,11 +34,12 @@ impl Watch {
     /// Waits until udev has dealt with the VFIO group of each device, or until `limit` has passed; says whether it
     /// has.
     pub fn wait(self, host: &Host, devices: &[DeviceId], limit: Duration) -> bool {
+        waiting(limit);
         let deadline = Instant::now() + limit;
         let mut groups: Vec<String> = devices
             .iter()
             .filter_map(|device| {
-                sysfs::link_name(&host.path(&format!("{}/iommu_group", backend::directory(device)))).ok()?
+                host.link_name(&format!("{}/iommu_group", backend::directory(device))).ok()?
             })
             .collect();
         loop {

@@ -1,15 +1,11 @@
 //! [`Guard`]: the only way to change a record, its claims and its index.
 
-use std::io::{self, Write};
-use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::OFlags;
-
-use super::{Answers, Entry, MAX_RECORD, NEW, Named, Phase, Record, Records, State, VERSION, link_text};
-use crate::host::lock::{self, Lock};
-use crate::host::{Trouble, open};
+use super::{Answers, Entry, MAX_RECORD, NEW, Named, Phase, Record, Records, State, VERSION};
+use crate::host::{Kind, Lock, Trouble};
 use crate::ids::{DeviceId, DomainUuid};
 use crate::seen::Owner;
 use crate::step::Step;
@@ -42,12 +38,11 @@ impl Guard<'_> {
     /// Begins a run of this domain: what an earlier run kept stays in the record.
     pub fn begin(&mut self, name: &str) -> Result<(), Trouble> {
         let domain = Named { uuid: self.uuid.clone(), name: name.to_owned() };
-        let steps = self.record.take().map(|record| {
-            if record.domain.name != name {
-                self.remove_index(&record.domain.name);
-            }
-            record.steps
-        });
+        let before = self.record.take();
+        if let Some(record) = before.as_ref().filter(|record| record.domain.name != name) {
+            self.remove_index(&record.domain.name)?;
+        }
+        let steps = before.map(|record| record.steps);
         self.record = Some(Record {
             version: VERSION,
             domain,
@@ -55,13 +50,13 @@ impl Guard<'_> {
             steps: steps.unwrap_or_default(),
         });
         self.save()?;
-        replace_link(&self.records.index(name), &self.uuid.to_string())
+        self.write_index(name)
     }
 
     /// Writes down what is about to be done, and all that has been done so far.
     pub fn intend(&mut self, step: Step, answers: Option<Answers>) -> Result<(), Trouble> {
         if let Some(record) = &mut self.record {
-            record.steps.push(Entry { step, state: State::Intended, answers });
+            record.steps.push(Entry { step, state: State::Intended, answers, why: None });
         }
         self.save()
     }
@@ -98,9 +93,16 @@ impl Guard<'_> {
         answers: Option<Answers>,
     ) -> Result<(), Trouble> {
         if let Some(entry) = self.record.as_mut().and_then(|record| record.steps.get_mut(at)) {
-            *entry = Entry { step, state, answers };
+            *entry = Entry { step, state, answers, why: None };
         }
         self.save()
+    }
+
+    /// Why a device is still there; reaches the disk with the next save.
+    pub fn explain(&mut self, at: usize, why: Option<String>) {
+        if let Some(entry) = self.record.as_mut().and_then(|record| record.steps.get_mut(at)) {
+            entry.why = why;
+        }
     }
 
     /// Takes a step out; reaches the disk with the next save.
@@ -121,14 +123,12 @@ impl Guard<'_> {
         }
     }
 
-    /// The domain has come to this phase; `answers` from here on for all devices that are not kept.
+    /// The domain has come to this phase; `answers`, from here on, for all devices that are not kept.
     pub fn advance(&mut self, phase: Phase, answers: Option<Answers>) -> Result<(), Trouble> {
         if let Some(record) = &mut self.record {
             record.phase = phase;
             for entry in record.steps.iter_mut().filter(|entry| entry.state != State::Kept) {
-                if entry.answers.is_some() && answers.is_some() {
-                    entry.answers = answers;
-                }
+                entry.answers = answers.or(entry.answers);
             }
         }
         self.save()
@@ -138,17 +138,14 @@ impl Guard<'_> {
     pub fn end(&mut self) -> Result<(), Trouble> {
         match &mut self.record {
             Some(record) if record.steps.is_empty() => {
-                let name = std::mem::take(&mut record.domain.name);
-                self.record = None;
-                self.remove_index(&name);
+                let name = record.domain.name.clone();
                 let file = self.records.file(&self.uuid);
-                remove_if_there(&file.with_extension(NEW));
-                match std::fs::remove_file(&file) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        Err(Trouble::new("remove", &file, error))
-                    }
-                    _ => Ok(()),
-                }
+                // The record goes last: while it is there, somebody will try the rest again.
+                self.remove_index(&name)?;
+                self.records.remove_if_there(&file.with_extension(NEW))?;
+                self.records.remove_if_there(&file)?;
+                self.record = None;
+                Ok(())
             }
             Some(record) => {
                 if record.steps.iter().all(|entry| entry.state == State::Kept) {
@@ -158,61 +155,75 @@ impl Guard<'_> {
             }
             None => {
                 // What a process left that died in its first save.
-                remove_if_there(&self.records.file(&self.uuid).with_extension(NEW));
-                Ok(())
+                self.records.remove_if_there(&self.records.file(&self.uuid).with_extension(NEW))
             }
         }
     }
 
     /// Another domain may have taken this name since: its entry stays.
-    fn remove_index(&self, name: &str) {
+    fn remove_index(&self, name: &str) -> Result<(), Trouble> {
         let index = self.records.index(name);
-        if link_text(&index).is_some_and(|text| text == self.uuid.to_string()) {
-            remove_if_there(&index);
+        if self.says_us(&index)? {
+            self.records.remove_if_there(&index)?;
         }
+        // What a process left that died between the two steps of writing it.
+        self.records.remove_if_there(&self.new_index(name))
     }
 
     /// Claims a device for this domain. `Ok(Some)` names the domain that has it already.
     pub fn claim(&self, device: &DeviceId, limit: Duration) -> Result<Option<Owner>, Trouble> {
+        let Records { host, base, .. } = self.records;
         let claim = self.records.claim(device);
-        let make = || symlink(self.uuid.to_string(), &claim);
+        let make = || host.machine().link(&self.uuid.to_string(), &claim);
+        let trouble = |error| Trouble::new("make the claim", &claim, error);
         match make() {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            other => {
-                return other.map(|()| None).map_err(|error| Trouble::new("make the claim", &claim, error));
-            }
+            other => return other.map(|()| None).map_err(trouble),
         }
-        if self.owns(device) {
+        // Broken by one process at a time, which looks again: a second one that unlinked after the first had made its
+        // own claim would take that. Our own claim from before stands only if nobody is about to break it.
+        let _lock = host.lock(&base.join("locks/claims"), limit)?;
+        if self.owns(device)? {
             return Ok(None);
         }
-        if let Some(owner) = self.records.owner(device) {
+        if let Some(owner) = self.records.owner(device)?.filter(|owner| owner.uuid != self.uuid) {
             return Ok(Some(owner));
         }
-        // Nobody's: broken by one process at a time, which looks once more, because a second one that unlinked
-        // after the first had made its own claim would take that.
-        let _lock = lock::take(&self.records.base.join("locks/claims"), limit)?;
-        if let Some(owner) = self.records.owner(device) {
-            return Ok(Some(owner));
+        match host.machine().kind(&claim).map_err(trouble)? {
+            None => {}
+            Some(Kind::Directory) => self.records.set_aside(&claim, &"it is not a claim")?,
+            Some(_) => self.records.remove_if_there(&claim)?,
         }
-        remove_if_there(&claim);
-        make().map(|()| None).map_err(|error| Trouble::new("make the claim", &claim, error))
+        make().map(|()| None).map_err(trouble)
     }
 
     /// Whether this domain has claimed the device.
-    pub fn owns(&self, device: &DeviceId) -> bool {
-        link_text(&self.records.claim(device)).is_some_and(|text| text == self.uuid.to_string())
+    pub fn owns(&self, device: &DeviceId) -> Result<bool, Trouble> {
+        self.says_us(&self.records.claim(device))
+    }
+
+    /// Whether a claim or an index entry is this domain's.
+    fn says_us(&self, path: &Path) -> Result<bool, Trouble> {
+        Ok(self.records.link_text(path)?.is_some_and(|text| text == self.uuid.to_string()))
     }
 
     /// Whether nobody has claimed the device.
     pub fn is_unclaimed(&self, device: &DeviceId) -> bool {
-        link_text(&self.records.claim(device)).is_none()
+        matches!(self.records.host.machine().kind(&self.records.claim(device)), Ok(None))
     }
 
     /// Lets go of a claim, if it is this domain's.
-    pub fn unclaim(&self, device: &DeviceId) {
-        if self.owns(device) {
-            remove_if_there(&self.records.claim(device));
+    pub fn unclaim(&self, device: &DeviceId) -> Result<(), Trouble> {
+        if self.owns(device)? { self.records.remove_if_there(&self.records.claim(device)) } else { Ok(()) }
+    }
+
+    /// Takes away a claim or an index entry of this domain, which has no record: under its lock nobody makes one.
+    /// Says whether it went.
+    pub fn remove_stray(&self, path: &Path) -> Result<bool, Trouble> {
+        if !self.says_us(path)? || self.record.is_some() {
+            return Ok(false);
         }
+        self.records.remove_if_there(path).map(|()| true)
     }
 
     fn save(&self) -> Result<(), Trouble> {
@@ -225,34 +236,36 @@ impl Guard<'_> {
             return Err(trouble(io::Error::other("the domain asks for more than a record can hold (1 MiB)")));
         }
         // One writer at a time, the lock's holder; so one name is enough, and a dead writer's file is overwritten.
-        let temporary = file.with_extension(NEW);
-        let replace = || {
-            let mut new = open(&temporary, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)?;
-            new.write_all(&json)?;
-            std::fs::rename(&temporary, &file)
-        };
-        replace().map_err(|error| {
-            remove_if_there(&temporary);
-            trouble(error)
-        })
-    }
-}
-
-fn remove_if_there(path: &Path) {
-    if let Err(error) = std::fs::remove_file(path) {
-        if error.kind() != io::ErrorKind::NotFound {
-            log::warn!("{}", Trouble::new("remove", path, error));
+        let new = file.with_extension(NEW);
+        let machine = self.records.host.machine();
+        if let Err(error) = machine.replace(&file, &new, &json) {
+            // A link or a directory in the way is none of ours.
+            if matches!(machine.kind(&new), Ok(Some(Kind::Directory | Kind::Link | Kind::Other))) {
+                self.records.set_aside(&new, &"it is not a file")?;
+                return machine.replace(&file, &new, &json).map_err(trouble);
+            }
+            let _ = machine.remove(&new);
+            return Err(trouble(error));
         }
+        Ok(())
     }
-}
 
-fn replace_link(path: &Path, text: &str) -> Result<(), Trouble> {
-    let trouble = |error| Trouble::new("write the index", path, error);
-    if link_text(path).is_some_and(|current| current == text) {
-        return Ok(());
+    fn new_index(&self, name: &str) -> PathBuf {
+        self.records.index(name).with_extension(format!("{}.new", self.uuid))
     }
-    let temporary = path.with_extension(format!("{text}.new"));
-    remove_if_there(&temporary);
-    symlink(text, &temporary).map_err(trouble)?;
-    std::fs::rename(&temporary, path).map_err(trouble)
+
+    fn write_index(&self, name: &str) -> Result<(), Trouble> {
+        let path = self.records.index(name);
+        let text = self.uuid.to_string();
+        if self.says_us(&path)? {
+            return Ok(());
+        }
+        let machine = self.records.host.machine();
+        let new = self.new_index(name);
+        self.records.remove_if_there(&new)?;
+        machine
+            .link(&text, &new)
+            .and_then(|()| machine.rename(&new, &path))
+            .map_err(|error| Trouble::new("write the index", &path, error))
+    }
 }

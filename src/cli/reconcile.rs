@@ -1,0 +1,174 @@
+//! `virt-mdev reconcile`: takes away what nobody answers for any more, of all domains. `virt-mdev release`: of one
+//! domain or device that a person names.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use super::{Failure, config};
+use crate::config::Config;
+use crate::execute::Context;
+use crate::host::Host;
+use crate::ids::{DeviceId, DomainUuid};
+use crate::reap::{self, By, Standing};
+use crate::record::{Record, Records};
+use crate::undo::{Left, Sweep, Undone, Why, settle};
+use crate::words::printable;
+
+/// What a domain is called here: its name, where a record says it.
+fn name(record: Option<&Record>, domain: &DomainUuid) -> String {
+    record.map_or_else(|| domain.to_string(), |record| printable(&record.domain.name).to_string())
+}
+
+/// The lines about what was done for one domain.
+fn done(name: &str, undone: &Undone) -> String {
+    undone.done.iter().fold(String::new(), |said, step| said + &format!("{name}: {step}\n"))
+}
+
+/// The same, and what is left.
+fn told(name: &str, undone: &Undone) -> String {
+    let mut told = done(name, undone);
+    for Left { device, why } in &undone.left {
+        let _ = writeln!(told, "{name}: left {device}: {why}");
+    }
+    told
+}
+
+/// Takes away, on the whole host, what nobody answers for; says what it did and what it left.
+pub fn run(host: &Host, dry_run: bool) -> Result<String, Failure> {
+    let records = Records::new(host);
+    // The timer runs this on every host, a wrong word in the configuration or not.
+    let context = Context { host, records: &records, waits: Config::load_or_default(host).waits };
+    let mut said = String::new();
+    let mut failed = 0;
+    for domain in records.domains()? {
+        let record = records.read(&domain).ok().flatten();
+        let name = name(record.as_ref(), &domain);
+        if dry_run {
+            for (device, standing) in record.iter().flat_map(|record| reap::judge(host, record, false)) {
+                if let Standing::Abandoned(because) = standing {
+                    let _ = writeln!(said, "{name}: would destroy {device}: {because}");
+                }
+            }
+            continue;
+        }
+        let sweep = Sweep { abandoned: true, ..Sweep::of_domain(context.waits.release) };
+        match settle(context, &domain, sweep) {
+            Ok((_guard, undone)) => {
+                said.push_str(&told(&name, &undone));
+                failed += undone.left.iter().filter(|left| matches!(left.why, Why::Failed { .. })).count();
+            }
+            // One domain whose record cannot be had now must not keep the others from being cleaned up.
+            Err(trouble) => {
+                let _ = writeln!(said, "{name}: left as it is: {trouble}");
+                failed += 1;
+            }
+        }
+        if let Some(record) = records.read(&domain).ok().flatten() {
+            for (device, standing) in reap::judge(host, &record, false) {
+                if let Standing::Answered(By::Holder) = standing
+                    && record.is_orphan(&device)
+                {
+                    let _ = writeln!(said, "{name}: left {device}: {}", holder(host, &device));
+                }
+            }
+        }
+    }
+    for (domain, path) in records.strays()? {
+        let shown = path.display();
+        if dry_run {
+            let _ = writeln!(said, "{domain}: would remove {shown}: the domain has no record");
+            continue;
+        }
+        let guard = records.lock(&domain, context.waits.lock)?;
+        if guard.remove_stray(&path)? {
+            let _ = writeln!(said, "{domain}: removed {shown}: the domain has no record");
+        }
+    }
+    match failed {
+        0 if said.is_empty() => Ok("Nothing to reconcile.\n".to_owned()),
+        0 => Ok(said),
+        failed => Err(Failure {
+            before: said,
+            text: format!("{failed} could not be cleaned up; it stays recorded and is tried again"),
+            hint: Some(
+                "the kernel's log (dmesg) may say more; `virt-mdev list` shows what there is".to_owned(),
+            ),
+        }),
+    }
+}
+
+fn holder(host: &Host, device: &DeviceId) -> Why {
+    Why::Held { holder: crate::host::holders::holder(host, device) }
+}
+
+/// Whom a person means: a domain by name or UUID, or a device.
+fn find(records: &Records, who: &str) -> Option<(DomainUuid, Option<DeviceId>)> {
+    let by_uuid = DomainUuid::parse(who).ok().filter(|domain| records.has(domain));
+    // A hook that died between its first record and the index has left a name that only the record knows.
+    let named = |domain: &DomainUuid| {
+        records.read(domain).ok().flatten().is_some_and(|record| record.domain.name == who)
+    };
+    let all = || records.domains().unwrap_or_default().into_iter().find(named);
+    if let Some(domain) = by_uuid.or_else(|| records.by_name(who)).or_else(all) {
+        return Some((domain, None));
+    }
+    let device = DeviceId::parse(who).ok()?;
+    records.owner(&device).ok().flatten().map(|owner| (owner.uuid, Some(device)))
+}
+
+pub(super) fn release(host: &Host, who: &str, force: bool) -> Result<String, Failure> {
+    let config = config(host)?;
+    let records = Records::new(host);
+    let context = Context { host, records: &records, waits: config.waits };
+    let Some((domain, only)) = find(&records, who) else {
+        return Err(Failure {
+            text: format!("{}: no domain and no device of this name is recorded", printable(who)),
+            hint: Some("`virt-mdev list` shows what is".to_owned()),
+            ..Failure::default()
+        });
+    };
+    let name = name(records.read(&domain)?.as_ref(), &domain);
+    let sweep = Sweep {
+        abandoned: !force,
+        kept: force,
+        only: only.as_ref(),
+        patience: if force { context.waits.release } else { Duration::ZERO },
+    };
+    let undone = settle(context, &domain, sweep)?.1;
+    let mut said = done(&name, &undone);
+    let mut stays: Vec<String> = undone
+        .left
+        .iter()
+        .map(|Left { device, why }| format!("device {device} cannot be removed: {why}"))
+        .collect();
+    let tried: BTreeSet<&DeviceId> = undone.left.iter().map(|left| &left.device).collect();
+    for (device, standing) in
+        records.read(&domain)?.iter().flat_map(|record| reap::judge(host, record, false))
+    {
+        let meant = only.as_ref().is_none_or(|only| *only == device) && !tried.contains(&device);
+        match standing {
+            Standing::Answered(By::Holder) if meant => {
+                stays.push(format!("device {device}: {}", holder(host, &device)))
+            }
+            // That is what it was told to do.
+            Standing::Answered(by @ By::Keep) if meant && only.is_none() && !force => {
+                let _ = writeln!(said, "{name}: left {device}: {by}");
+            }
+            Standing::Answered(by) if meant && !force => stays.push(format!("device {device}: {by}")),
+            _ => {}
+        }
+    }
+    match stays.into_iter().next() {
+        None if said.is_empty() => Ok(format!("{name}: nothing to release.\n")),
+        None => Ok(said),
+        Some(why) => Err(Failure {
+            before: said,
+            text: format!("{name}: {why}"),
+            hint: (!force).then(|| {
+                "stop the domain; --force takes a device whoever answers for it, unless it is in use"
+                    .to_owned()
+            }),
+        }),
+    }
+}

@@ -1,0 +1,333 @@
+//! The system calls that we make, as one interface: the machine itself, and in tests a machine in memory on which the
+//! same code runs.
+
+use std::fmt;
+use std::fs::{DirBuilder, File};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{
+    AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, flock, fstat, openat, renameat, statat, unlinkat,
+};
+use rustix::io::Errno;
+use rustix::time::{ClockId, clock_gettime};
+
+use super::child::{self, Outcome};
+use super::progress::{tell, waiting};
+use crate::step::Step;
+
+/// How often a lock that somebody else holds is tried again. Locks are held for single writes, not for waits.
+const RETRY: Duration = Duration::from_millis(5);
+
+/// What stands at a path, links not followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A regular file; an attribute, on sysfs.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Link,
+    /// A node, a pipe, a socket.
+    Other,
+}
+
+/// What became of an attribute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// The driver took it.
+    Yes,
+    /// It had that value already.
+    Equal,
+}
+
+/// A held lock; dropping it, or dying, lets it go.
+#[derive(Debug)]
+#[must_use]
+pub struct Lock {
+    _held: Box<dyn fmt::Debug>,
+}
+
+impl Lock {
+    /// A lock that is held for as long as `held` lives.
+    pub fn new(held: impl fmt::Debug + 'static) -> Self {
+        Self { _held: Box::new(held) }
+    }
+}
+
+/// What we ask of a machine. Paths are absolute.
+pub trait Machine: fmt::Debug {
+    /// What stands there; `None` if nothing does.
+    fn kind(&self, path: &Path) -> io::Result<Option<Kind>>;
+    /// At most `limit` bytes of a file, links followed: sysfs is full of them.
+    fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>>;
+    /// Writes an attribute of the kernel's own: never created, never truncated, in one write.
+    fn write(&self, path: &Path, data: &[u8]) -> io::Result<()>;
+    /// Writes an attribute below `device` whose name an outsider chose. No component of it may be a link; the last
+    /// must be a regular file with a write bit. A value that is there already is not written again.
+    fn write_attribute(&self, device: &Path, name: &str, data: &[u8]) -> io::Result<Written>;
+    /// What a link says.
+    fn read_link(&self, path: &Path) -> io::Result<PathBuf>;
+    /// Names in a directory, in no order.
+    fn names(&self, path: &Path) -> io::Result<Vec<String>>;
+    /// Makes a directory that all may read.
+    fn make_directory(&self, path: &Path) -> io::Result<()>;
+    /// Reads a file of our own: a regular one, root's, no link, of at most `limit` bytes.
+    fn read_own(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>>;
+    /// Replaces a file of our own whole, by way of `new` beside it.
+    fn replace(&self, path: &Path, new: &Path, data: &[u8]) -> io::Result<()>;
+    /// Makes a link, exclusively.
+    fn link(&self, text: &str, path: &Path) -> io::Result<()>;
+    /// Removes a file or a link.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Gives a file another name.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Takes a kernel lock on a file that is made if need be and never unlinked: whoever unlinks one lets two
+    /// processes hold it at once. `TimedOut` when `limit` has passed.
+    fn lock(&self, path: &Path, limit: Duration) -> io::Result<Lock>;
+    /// Opens a node as its user would, and closes it at once.
+    fn try_open(&self, node: &Path) -> io::Result<()>;
+    /// Performs a step that may block, in a process that nobody waits for past the limit.
+    fn perform(&self, step: &Step, limit: Duration) -> io::Result<Outcome>;
+    /// Waits.
+    fn sleep(&self, time: Duration);
+    /// Time since the machine's boot, its sleep included: no clock that anybody sets.
+    fn now(&self) -> Duration;
+}
+
+/// This machine.
+#[derive(Debug, Clone, Copy)]
+pub struct Real;
+
+/// Opens a file that must not be a link, for this process alone. With `CREATE` it is made readable for all.
+fn open(path: &Path, flags: OFlags) -> io::Result<File> {
+    let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
+    let file = openat(CWD, path, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, mode)?;
+    Ok(File::from(file))
+}
+
+/// sysfs takes each `write` as one whole value: what is left over must not follow in a second one.
+fn write_once(file: OwnedFd, data: &[u8]) -> io::Result<()> {
+    match File::from(file).write(data)? {
+        written if written == data.len() => Ok(()),
+        written => Err(io::Error::other(format!("the driver took {written} of {} bytes", data.len()))),
+    }
+}
+
+fn read_all(file: impl Read, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(4096);
+    file.take(limit).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+impl Machine for Real {
+    fn kind(&self, path: &Path) -> io::Result<Option<Kind>> {
+        tell("look at", path);
+        match statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(match FileType::from_raw_mode(stat.st_mode) {
+                FileType::RegularFile => Kind::File,
+                FileType::Directory => Kind::Directory,
+                FileType::Symlink => Kind::Link,
+                _ => Kind::Other,
+            })),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+        tell("read", path);
+        let file = openat(CWD, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
+        read_all(File::from(file), limit)
+    }
+
+    fn write(&self, path: &Path, data: &[u8]) -> io::Result<()> {
+        tell(&super::writing(data), path);
+        // O_CREAT on a missing attribute would answer EACCES in place of ENOENT.
+        let file = openat(CWD, path, OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        write_once(file, data)
+    }
+
+    fn write_attribute(&self, device: &Path, name: &str, data: &[u8]) -> io::Result<Written> {
+        tell(&super::writing(data), &device.join(name));
+        let link = |errno: Errno| match errno {
+            Errno::LOOP => io::Error::other("a symbolic link is not an attribute of the device"),
+            other => other.into(),
+        };
+        let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        // The device itself is a link, from the bus into its parent's directory; below it nothing may be.
+        let mut at = openat(CWD, device, directory, Mode::empty()).map_err(link)?;
+        let (directories, file) =
+            name.rsplit_once('/').map_or((None, name), |(dirs, file)| (Some(dirs), file));
+        for component in directories.iter().flat_map(|dirs| dirs.split('/')) {
+            let stat = statat(&at, component, AtFlags::SYMLINK_NOFOLLOW).map_err(link)?;
+            if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
+                return Err(link(Errno::LOOP));
+            }
+            at = openat(&at, component, directory | OFlags::NOFOLLOW, Mode::empty()).map_err(link)?;
+        }
+        let stat = statat(&at, file, AtFlags::SYMLINK_NOFOLLOW).map_err(link)?;
+        let mode = Mode::from_raw_mode(stat.st_mode);
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => {}
+            FileType::Symlink => return Err(link(Errno::LOOP)),
+            _ => return Err(io::Error::other("it is not a file")),
+        }
+        if !mode.intersects(Mode::WUSR | Mode::WGRP | Mode::WOTH) {
+            return Err(io::Error::other("the driver offers it for reading only"));
+        }
+        let open =
+            |flags| openat(at.as_fd(), file, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
+        // sysfs opens a write-only attribute for reading to nobody, root included: its mode says whether it can be read.
+        if mode.intersects(Mode::RUSR | Mode::RGRP | Mode::ROTH) {
+            let current = open(OFlags::RDONLY)
+                .map_err(io::Error::from)
+                .and_then(|file| read_all(File::from(file), super::MAX_READ));
+            if current.is_ok_and(|current| current.trim_ascii_end() == data.trim_ascii_end()) {
+                return Ok(Written::Equal);
+            }
+        }
+        write_once(open(OFlags::WRONLY).map_err(link)?, data)?;
+        Ok(Written::Yes)
+    }
+
+    fn read_link(&self, path: &Path) -> io::Result<PathBuf> {
+        tell("read the link", path);
+        std::fs::read_link(path)
+    }
+
+    fn names(&self, path: &Path) -> io::Result<Vec<String>> {
+        tell("list", path);
+        let entries = std::fs::read_dir(path)?;
+        entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+    }
+
+    fn make_directory(&self, path: &Path) -> io::Result<()> {
+        tell("make the directory", path);
+        DirBuilder::new().mode(0o755).create(path)
+    }
+
+    fn read_own(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+        tell("read", path);
+        let file = open(path, OFlags::RDONLY | OFlags::NONBLOCK)?;
+        let stat = fstat(&file)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(io::Error::other("it is not a file"));
+        }
+        if stat.st_uid != 0 && stat.st_uid != rustix::process::geteuid().as_raw() {
+            return Err(io::Error::other("it belongs to another user"));
+        }
+        if u64::try_from(stat.st_size).is_ok_and(|size| size > limit) {
+            return Err(io::Error::other("it is larger than any record"));
+        }
+        read_all(file, limit)
+    }
+
+    fn replace(&self, path: &Path, new: &Path, data: &[u8]) -> io::Result<()> {
+        tell("write", path);
+        open(new, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)?.write_all(data)?;
+        Ok(renameat(CWD, new, CWD, path)?)
+    }
+
+    fn link(&self, text: &str, path: &Path) -> io::Result<()> {
+        tell("make the link", path);
+        symlink(text, path)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        tell("remove", path);
+        Ok(unlinkat(CWD, path, AtFlags::empty())?)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        tell("rename", from);
+        Ok(renameat(CWD, from, CWD, to)?)
+    }
+
+    fn lock(&self, path: &Path, limit: Duration) -> io::Result<Lock> {
+        tell("lock", path);
+        let file = open(path, OFlags::WRONLY | OFlags::CREATE)?;
+        let deadline = self.now() + limit;
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Lock::new(file)),
+                Err(Errno::WOULDBLOCK | Errno::INTR) if self.now() < deadline => self.sleep(RETRY),
+                Err(Errno::WOULDBLOCK) => return Err(io::ErrorKind::TimedOut.into()),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    fn try_open(&self, node: &Path) -> io::Result<()> {
+        tell("open", node);
+        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        Ok(openat(CWD, node, flags, Mode::empty()).map(drop)?)
+    }
+
+    fn perform(&self, step: &Step, limit: Duration) -> io::Result<Outcome> {
+        waiting(limit);
+        child::perform(step, limit)
+    }
+
+    fn sleep(&self, time: Duration) {
+        waiting(time);
+        std::thread::sleep(time);
+    }
+
+    fn now(&self) -> Duration {
+        let time = clock_gettime(ClockId::Boottime);
+        Duration::try_from(time).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn only_regular_files_with_a_write_bit_are_attributes() {
+        let dir = tempfile::tempdir().unwrap();
+        let device = dir.path().join("device");
+        std::fs::create_dir_all(device.join("nvidia")).unwrap();
+        std::fs::write(dir.path().join("outside"), "safe").unwrap();
+        std::fs::write(device.join("nvidia/vgpu_params"), "old").unwrap();
+        std::fs::write(device.join("read_only"), "old").unwrap();
+        std::fs::set_permissions(device.join("read_only"), PermissionsExt::from_mode(0o444)).unwrap();
+        symlink(dir.path().join("outside"), device.join("link")).unwrap();
+        symlink(dir.path(), device.join("dirlink")).unwrap();
+        let why = |name: &str| Real.write_attribute(&device, name, b"new").unwrap_err();
+        assert!(why("link").to_string().contains("symbolic link"), "{}", why("link"));
+        assert!(why("dirlink/outside").to_string().contains("symbolic link"), "{}", why("dirlink/outside"));
+        assert!(why("read_only").to_string().contains("for reading only"));
+        assert!(why("nvidia").to_string().contains("not a file"));
+        assert_eq!(why("missing").raw_os_error(), Some(Errno::NOENT.raw_os_error()));
+        assert_eq!(std::fs::read_to_string(dir.path().join("outside")).unwrap(), "safe");
+        assert_eq!(std::fs::read_to_string(device.join("read_only")).unwrap(), "old");
+        assert!(!device.join("missing").exists());
+    }
+
+    #[test]
+    fn an_equal_value_is_not_written_again() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("a"), "1\n").unwrap();
+        assert_eq!(Real.write_attribute(dir.path(), "a", b"1").unwrap(), Written::Equal);
+        assert_eq!(std::fs::read_to_string(dir.path().join("a")).unwrap(), "1\n");
+        assert_eq!(Real.write_attribute(dir.path(), "a", b"2").unwrap(), Written::Yes);
+        assert_eq!(std::fs::read_to_string(dir.path().join("a")).unwrap(), "2\n", "no truncation");
+    }
+
+    #[test]
+    fn a_held_lock_is_waited_for_within_the_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let held = Real.lock(&path, Duration::ZERO).unwrap();
+        let error = Real.lock(&path, Duration::from_millis(20)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        drop(held);
+        let _again = Real.lock(&path, Duration::ZERO).unwrap();
+    }
+}

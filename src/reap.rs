@@ -1,0 +1,164 @@
+//! Who answers for a device, and what becomes of one that nobody answers for.
+//!
+//! A domain's own events never ask: there libvirt has said that it has gone. Everybody else may take a device away
+//! only under its domain's lock, only if nobody has it open, and only if the daemon that was starting the domain is
+//! dead, or a release had begun, or the domain ran and has let the device go.
+
+use std::fmt;
+
+use crate::backend;
+use crate::execute::Context;
+use crate::host::{Host, Trouble, daemon, holders};
+use crate::ids::{DeviceId, DomainUuid};
+use crate::record::{Answers, Entry, Phase, Record, Records, State};
+use crate::undo::{Sweep, settle};
+use crate::words::printable;
+
+/// How a device of a record stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// Somebody answers for it.
+    Answered(By),
+    /// Nobody does.
+    Abandoned(Because),
+}
+
+/// Who answers for a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum By {
+    /// The living daemon with this pid, which is starting the domain.
+    Daemon(i32),
+    /// A process that has it open.
+    Holder,
+    /// The domain's `keep`.
+    Keep,
+}
+
+/// Why nobody answers for a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Because {
+    /// The hook died while it prepared: it holds the domain's lock for as long as it lives.
+    Interrupted,
+    /// A release has begun and did not get through.
+    Released,
+    /// The daemon that was starting the domain has ended.
+    DaemonGone,
+    /// The domain ran and has let it go.
+    LetGo,
+}
+
+impl fmt::Display for By {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Daemon(pid) => write!(f, "the libvirt daemon (pid {pid}) is starting the domain"),
+            Self::Holder => f.write_str("it is in use"),
+            Self::Keep => f.write_str("the domain keeps it for its next start"),
+        }
+    }
+}
+
+impl fmt::Display for Because {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Interrupted => "the start of the domain was interrupted",
+            Self::Released => "the domain has gone",
+            Self::DaemonGone => "the libvirt daemon that was starting the domain has ended",
+            Self::LetGo => "the domain has let it go",
+        })
+    }
+}
+
+/// How each device of a record stands, in the record's order. `locked`: the caller has the domain's lock.
+pub fn judge(host: &Host, record: &Record, locked: bool) -> Vec<(DeviceId, Standing)> {
+    let mut judged: Vec<(DeviceId, Standing)> = Vec::new();
+    for device in record.steps.iter().map(|entry| entry.step.device()) {
+        let its = || record.steps.iter().filter(|entry| entry.step.device() == device);
+        // What is kept may have steps beside it that are yet to be undone.
+        let decides = its().find(|entry| entry.state != State::Kept).or(its().next());
+        if let Some(entry) = decides.filter(|_| judged.iter().all(|(known, _)| known != device)) {
+            judged.push((device.clone(), standing(host, record, entry, locked)));
+        }
+    }
+    judged
+}
+
+fn standing(host: &Host, record: &Record, entry: &Entry, locked: bool) -> Standing {
+    if entry.state == State::Kept {
+        return Standing::Answered(By::Keep);
+    }
+    let because = match (record.phase, entry.answers) {
+        (Phase::Preparing, _) if locked => Because::Interrupted,
+        (Phase::Releasing, _) => Because::Released,
+        (_, Some(Answers::Starting(daemon))) if daemon::is_alive(host, daemon) => {
+            // Nobody looks at the node of a domain that is being started: its QEMU would find it taken.
+            return Standing::Answered(By::Daemon(daemon.pid));
+        }
+        (_, Some(Answers::Starting(_)) | None) => Because::DaemonGone,
+        (_, Some(Answers::Running)) => Because::LetGo,
+    };
+    // Claimed by another domain since, it is not this one's to look at: that one's QEMU may be about to open it.
+    let owner = Records::new(host).owner(entry.step.device());
+    if owner.is_ok_and(|owner| owner.is_some_and(|owner| owner.uuid != record.domain.uuid)) {
+        return Standing::Abandoned(because);
+    }
+    // A device that may be in use is one that is.
+    match holders::is_held(host, entry.step.device()) {
+        Ok(false) => Standing::Abandoned(because),
+        Ok(true) | Err(_) => Standing::Answered(By::Holder),
+    }
+}
+
+/// The devices of a record that nobody answers for, as seen under the domain's lock.
+pub(crate) fn abandoned(host: &Host, record: Option<&Record>) -> Vec<DeviceId> {
+    let judged = record.map(|record| judge(host, record, true)).unwrap_or_default();
+    let abandoned = |(device, standing)| matches!(standing, Standing::Abandoned(_)).then_some(device);
+    judged.into_iter().filter_map(abandoned).collect()
+}
+
+/// Whether it is worth taking the domain's lock to find out. Without it nobody looks at a node: the record may be an old
+/// one by now, and a QEMU that is about to open the node would find it taken.
+fn may_be_abandoned(host: &Host, record: &Record) -> bool {
+    record.steps.iter().filter(|entry| entry.state != State::Kept).any(|entry| match entry.answers {
+        Some(Answers::Starting(daemon)) if !matches!(record.phase, Phase::Preparing | Phase::Releasing) => {
+            !daemon::is_alive(host, daemon)
+        }
+        _ => true,
+    })
+}
+
+/// For a domain that finds no place, or its device taken: takes away what other domains left on these cards, or this
+/// device. Says whether anything went.
+pub fn make_room(
+    context: Context<'_>,
+    except: &DomainUuid,
+    device: Option<&DeviceId>,
+    cards: &[String],
+) -> Result<bool, Trouble> {
+    let (host, records) = (context.host, context.records);
+    let deadline = host.now() + context.waits.release;
+    let mut some = false;
+    for other in records.domains()?.iter().filter(|other| *other != except) {
+        let Ok(Some(record)) = records.read(other) else { continue };
+        let in_the_way = record
+            .devices()
+            .any(|(its, place, ..)| Some(its) == device || cards.contains(&backend::card(host, place)));
+        let patience = deadline.saturating_sub(host.now());
+        if !in_the_way || patience.is_zero() || !may_be_abandoned(host, &record) {
+            continue;
+        }
+        let sweep = Sweep { abandoned: true, ..Sweep::of_domain(patience) };
+        match settle(context, other, sweep) {
+            Ok((guard, undone)) => {
+                for step in &undone.done {
+                    log::warn!("{step}: nobody answers any more for {}", printable(&record.domain.name));
+                }
+                undone.report();
+                // Its own release may have been faster: room all the same.
+                some |= guard.steps().len() < record.steps.len();
+            }
+            // One that is at work just now is none of those.
+            Err(trouble) => log::warn!("{trouble}"),
+        }
+    }
+    Ok(some)
+}
