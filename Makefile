@@ -12,8 +12,10 @@ BUILT = $(or $(CARGO_TARGET_DIR),target)/release
 
 PROGRAMS = virt-mdev virt-mdev-hook
 MANUALS = $(wildcard packaging/man/*.[1-9])
+UNITS = $(wildcard packaging/systemd/*)
 DOCUMENTS = $(wildcard README.md)
 HOOKS_DIR = $(SYSCONFDIR)/libvirt/hooks/qemu.d
+UNITS_DIR = $(PREFIX)/lib/systemd/system
 
 # The Debian version is upstream's, a dash and the package's revision.
 VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -n 1)
@@ -53,11 +55,11 @@ test-vm: package deps-vm ## scenarios on a real host in a virtual machine (SCENA
 	tests/vm/run $(SCENARIO)
 
 test-emulator: build ## the emulated host's own tests, and the programs on it
-	VIRT_MDEV_BUILT=$(abspath $(BUILT)) $(EMULATOR_CARGO) test $(EMULATOR) --locked --quiet
+	VIRT_MDEV_BUILT=$(abspath $(BUILT)) $(EMULATOR_CARGO) test $(EMULATOR) --release --locked --quiet
 
 demo: build ## a domain's life on an emulated host, shown; needs root, or user namespaces
-	$(EMULATOR_CARGO) build $(EMULATOR) --locked --quiet
-	@cd tests/demo && ../emulator/target/debug/virt-mdev-emulator --host ../emulator/hosts/mixed.toml -- ./show $(abspath $(BUILT))
+	$(EMULATOR_CARGO) build $(EMULATOR) --release --locked --quiet
+	@cd tests/demo && ../emulator/target/release/virt-mdev-emulator --host ../emulator/hosts/mixed.toml -- ./show $(abspath $(BUILT))
 
 demo-vm: package deps-vm ## a domain's life on the real host, shown
 	tests/vm/run --demo
@@ -95,14 +97,21 @@ install: ## into DESTDIR, below PREFIX=/usr and SYSCONFDIR=/etc (libvirtd's AppA
 	ln -sfn $(PREFIX)/bin/virt-mdev-hook $(DESTDIR)$(HOOKS_DIR)/50-virt-mdev
 	test -e $(DESTDIR)$(SYSCONFDIR)/virt-mdev/config.toml || \
 	    install -m 0644 packaging/config.toml $(DESTDIR)$(SYSCONFDIR)/virt-mdev/config.toml
+	install -D -m 0644 -t $(DESTDIR)$(UNITS_DIR) $(UNITS)
+	sed -i 's|/usr/bin/|$(PREFIX)/bin/|' $(DESTDIR)$(UNITS_DIR)/virt-mdev-reconcile.service
 	for manual in $(MANUALS); do \
 	    install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man$${manual##*.} $$manual || exit; done
 	for document in $(DOCUMENTS); do \
 	    install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/virt-mdev $$document || exit; done
-	@test -n "$(DESTDIR)" || echo "A libvirt daemon that runs already sees the hook after:" \
-	    "systemctl kill --signal=HUP --kill-whom=main libvirtd (or virtqemud)"
+	@test -n "$(DESTDIR)" || printf '%s\n' "A libvirt daemon that runs already sees the hook after:" \
+	    "    systemctl kill --signal=HUP --kill-whom=main libvirtd (or virtqemud)" \
+	    "Devices that could not be removed at once are tried again after:" \
+	    "    systemctl daemon-reload && systemctl enable --now $(notdir $(UNITS))"
 
 uninstall: ## what install put there; a changed configuration stays
+	@test -n "$(DESTDIR)" || ! command -v systemctl >/dev/null || \
+	    systemctl --quiet disable --now $(notdir $(UNITS)) 2>/dev/null || true
+	rm -f $(addprefix $(DESTDIR)$(UNITS_DIR)/,$(notdir $(UNITS)))
 	rm -f $(DESTDIR)$(HOOKS_DIR)/50-virt-mdev $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(PROGRAMS))
 	for manual in $(notdir $(MANUALS)); do rm -f $(DESTDIR)$(PREFIX)/share/man/man$${manual##*.}/$$manual; done
 	rm -rf $(DESTDIR)$(PREFIX)/share/doc/virt-mdev
