@@ -72,9 +72,10 @@ impl Fault {
         })
     }
 
-    /// Counts a request and says whether it is to go wrong.
-    pub fn strikes(&mut self, word: &str, paths: &[&str]) -> Option<Action> {
-        let named = self.words.iter().any(|known| known == word || known == "any");
+    /// Counts a request and says whether it is to go wrong. `effect`: it has its line in `effects`.
+    pub fn strikes(&mut self, word: &str, effect: bool, paths: &[&str]) -> Option<Action> {
+        let fits_word = |known: &String| known == word || known == "any" || (effect && known == "effect");
+        let named = self.words.iter().any(fits_word);
         if !named || !paths.iter().any(|path| fits(&self.glob, path)) {
             return None;
         }
@@ -128,13 +129,20 @@ mod tests {
     fn the_nth_one_only_or_from_there_on() {
         let strikes = |spec: &str| -> Vec<bool> {
             let mut fault = Fault::parse(spec).unwrap();
-            (0..4).map(|_| fault.strikes("write", &["/sys/x/create"]).is_some()).collect()
+            (0..4).map(|_| fault.strikes("write", true, &["/sys/x/create"]).is_some()).collect()
         };
         assert_eq!(strikes("write */create ENOSPC"), [true, false, false, false]);
         assert_eq!(strikes("write */create 3 ENOSPC"), [false, false, true, false]);
         assert_eq!(strikes("write,open */create 2+ block=1s"), [false, true, true, true]);
         assert_eq!(strikes("any *x* * kill-after"), [true; 4]);
         assert_eq!(strikes("read */create ENOSPC"), [false; 4]);
+        assert_eq!(strikes("effect * 2 ENOSPC"), [false, true, false, false]);
+        let mut effects = Fault::parse("effect * 2 ENOSPC").unwrap();
+        let mut strikes = |word, effect| effects.strikes(word, effect, &["/run/x"]).is_some();
+        assert_eq!(
+            [strikes("open", true), strikes("read", false), strikes("rename", true)],
+            [false, false, true]
+        );
         for bad in
             ["write */create", "write */create 0 EIO", "write */create EWHAT", "write */create 1 block=x"]
         {

@@ -1,4 +1,5 @@
-//! The machine as a FUSE file system. Nothing is cached: what the kernel shows is what the machine says now.
+//! The machine as a FUSE file system. What may change is never cached: what the kernel shows is what the machine
+//! says now.
 
 mod answer;
 

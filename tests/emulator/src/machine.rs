@@ -112,7 +112,8 @@ impl<R> Machine<R> {
             return;
         }
         let weight = self.weight(&call);
-        let struck = self.faults.iter_mut().filter_map(|fault| fault.strikes(call.word(), &paths));
+        let effect = weight == Weight::Effect;
+        let struck = self.faults.iter_mut().filter_map(|fault| fault.strikes(call.word(), effect, &paths));
         // Every fault counts the request; the first that strikes decides.
         let action = struck.fold(None, |first, action| first.or(Some(action)));
         let logged = self.log.all || weight > Weight::Noise || action.is_some();

@@ -1,6 +1,8 @@
 //! The tree of files: what is where, with its owner and mode. It knows nothing of what an attribute means.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::model::Attribute;
@@ -64,16 +66,34 @@ pub struct File {
     pub changed: SystemTime,
 }
 
-/// All files.
-#[derive(Debug)]
+/// All files. A copy shares them until one of the two changes.
+#[derive(Debug, Clone)]
 pub struct Tree {
-    files: HashMap<Ino, File>,
+    files: HashMap<Ino, Arc<File>, BuildHasherDefault<Spread>>,
     next: Ino,
+}
+
+/// Numbers that are given out one after the other need no better hash.
+#[derive(Debug, Clone, Copy, Default)]
+struct Spread(u64);
+
+impl Hasher for Spread {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0.rotate_left(32)
+    }
 }
 
 impl Default for Tree {
     fn default() -> Self {
-        let mut tree = Self { files: HashMap::new(), next: ROOT };
+        let mut tree = Self { files: HashMap::default(), next: ROOT };
         tree.insert(Kind::Dir(BTreeMap::new()), 0o755, ROOT, "");
         tree
     }
@@ -95,18 +115,18 @@ impl Tree {
             opens: 0,
             changed: SystemTime::now(),
         };
-        self.files.insert(ino, file);
+        self.files.insert(ino, Arc::new(file));
         ino
     }
 
     /// A file by its number.
     pub fn get(&self, ino: Ino) -> Option<&File> {
-        self.files.get(&ino)
+        self.files.get(&ino).map(Arc::as_ref)
     }
 
     /// A file by its number, to be changed.
     pub fn get_mut(&mut self, ino: Ino) -> Option<&mut File> {
-        self.files.get_mut(&ino)
+        self.files.get_mut(&ino).map(Arc::make_mut)
     }
 
     /// What has this name in a directory.
@@ -175,8 +195,8 @@ impl Tree {
         if self.get(ino).is_none_or(|file| file.links > 0 || file.opens > 0) {
             return;
         }
-        if let Some(File { kind: Kind::Dir(names), .. }) = self.files.remove(&ino) {
-            for below in names.into_values() {
+        if let Some(File { kind: Kind::Dir(names), .. }) = self.files.remove(&ino).as_deref() {
+            for below in names.values().copied() {
                 if let Some(file) = self.get_mut(below) {
                     file.links = file.links.saturating_sub(1);
                 }

@@ -90,6 +90,17 @@ fn hold(host: &Emulated, node: &str) -> Child {
     child
 }
 
+/// Process ids are another each time.
+fn without_pids(text: &str) -> String {
+    let mut told = String::new();
+    for line in text.lines() {
+        let (before, after) = line.split_once("(pid ").unwrap_or((line, ""));
+        let after = after.trim_start_matches(|c: char| c.is_ascii_digit());
+        let _ = writeln!(told, "{before}{}{after}", if after.is_empty() { "" } else { "(pid N" });
+    }
+    told
+}
+
 /// Steps are `NAME OPERATION` (the hook is called with `NAME.xml`), `control LINE`, `sh SCRIPT`, `hold NODE`,
 /// `let-go` (of all nodes), or `left` (what is left behind).
 fn go_through(run: &Path) -> String {
@@ -104,21 +115,20 @@ fn go_through(run: &Path) -> String {
             Some(("control", line)) => host.control(line).unwrap(),
             Some(("hold", node)) => holders.push(hold(&host, node)),
             Some(("sh", script)) => {
-                let output = host.run(&["bash", "-c", script], b"").unwrap();
-                told.push_str(&String::from_utf8_lossy(&output.stdout));
-                told.push_str(&stderr(&output));
+                // `virt-mdev` is the program under test; domains' files are where the script runs.
+                let programs = Path::new(&built("virt-mdev")).parent().unwrap().display().to_string();
+                let script = format!("PATH={programs}:$PATH; cd '{}'; {script}", run.display());
+                let output = host.run(&["bash", "-c", &script], b"").unwrap();
+                for text in [String::from_utf8_lossy(&output.stdout).into_owned(), stderr(&output)] {
+                    told.push_str(&without_pids(&text));
+                }
             }
             Some((name, operation)) => {
                 host.control("clear-log").unwrap();
                 let xml = fs::read_to_string(run.join(name).with_extension("xml")).unwrap();
                 let output = hook(&host, name, operation, &xml);
                 let _ = writeln!(told, "exit {}", output.status.code().unwrap());
-                // Process ids are another each time.
-                for line in stderr(&output).lines() {
-                    let (before, after) = line.split_once("(pid ").unwrap_or((line, ""));
-                    let after = after.trim_start_matches(|c: char| c.is_ascii_digit());
-                    let _ = writeln!(told, "{before}{}{after}", if after.is_empty() { "" } else { "(pid N" });
-                }
+                told.push_str(&without_pids(&stderr(&output)));
                 for line in operations(&mut host) {
                     let _ = writeln!(told, "  {line}");
                 }

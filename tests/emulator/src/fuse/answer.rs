@@ -11,8 +11,12 @@ use super::Shared;
 use crate::call::Done;
 use crate::tree::{File, Ino, Kind, Tree};
 
-/// Nothing is remembered by the kernel.
+/// Nothing is remembered by the kernel,
 const TTL: Duration = Duration::ZERO;
+/// but in sysfs the attributes of what it has just looked up: it would ask twice for each part of a path.
+const JUST_LOOKED_UP: Duration = Duration::from_secs(1);
+/// And the directories that a host has for ever: every path begins with some of them.
+const FOR_EVER: Duration = Duration::from_secs(24 * 3600);
 /// Numbers of files are never used twice.
 const FIRST: Generation = Generation(0);
 
@@ -43,11 +47,14 @@ impl Shared {
         };
         match (reply, answer) {
             (Reply::Entry(reply), Ok(done)) => match attr(&done) {
-                Some(attr) => reply.entry(&TTL, &attr, FIRST),
+                Some(attr) => {
+                    let (attributes, entry) = remembered(&tree.path(attr.ino.0), attr.kind);
+                    reply.entry_with_ttls(&attributes, &entry, &attr, FIRST);
+                }
                 None => reply.error(Errno::ENOENT),
             },
             (Reply::Attr(reply), Ok(done)) => match attr(&done) {
-                Some(attr) => reply.attr(&TTL, &attr),
+                Some(attr) => reply.attr(&remembered(&tree.path(attr.ino.0), attr.kind).0, &attr),
                 None => reply.error(Errno::ENOENT),
             },
             (Reply::Data(reply), Ok(Done::Data(data))) => reply.data(&data),
@@ -110,6 +117,21 @@ pub(super) fn list(listing: &Listing, offset: u64, mut reply: ReplyDirectory) {
         }
     }
     reply.ok();
+}
+
+/// How long the kernel may remember attributes and name of what it has looked up.
+fn remembered(path: &str, kind: FileType) -> (Duration, Duration) {
+    if path == "/sys" {
+        return (JUST_LOOKED_UP, FOR_EVER);
+    }
+    let Some(below) = path.strip_prefix("/sys/") else { return (TTL, TTL) };
+    // No driver takes these away (`World::skeleton`); below them, what is there may be gone the next moment.
+    let lasts = match *below.split('/').collect::<Vec<_>>().as_slice() {
+        ["bus" | "class" | "devices"] | ["class" | "bus", _] | ["bus", _, "devices"] => true,
+        ["devices", bus] => bus == "virtual" || bus.starts_with("pci"),
+        _ => false,
+    };
+    (JUST_LOOKED_UP, if lasts && kind == FileType::Directory { FOR_EVER } else { TTL })
 }
 
 fn file_type(file: &File) -> FileType {

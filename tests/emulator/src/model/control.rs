@@ -1,5 +1,7 @@
 //! What can be done to the host while programs run on it: the lines of the control file that concern the model.
 
+use std::sync::Arc;
+
 use super::{Effect, World};
 use crate::host::parse_duration;
 use crate::tree::Node;
@@ -32,7 +34,7 @@ impl World {
             },
             ["udev-delay", delay] => match parse_duration(delay) {
                 Some(delay) => {
-                    self.host.udev_delay = delay;
+                    Arc::make_mut(&mut self.host).udev_delay = delay;
                     Ok(())
                 }
                 None => Err(format!("{delay} is no time")),

@@ -10,7 +10,7 @@ use crate::call::{Caller, Done, Ticket};
 use crate::tree::{Ino, Kind, Node};
 
 /// An open file.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Handle {
     pub(super) flags: i32,
     /// What an attribute gave when it was read from its beginning: later parts belong to that.
@@ -25,7 +25,7 @@ pub(super) struct Handle {
 }
 
 /// An open that waits for the close of another.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Opening {
     ticket: Ticket,
     caller: Caller,

@@ -1,6 +1,7 @@
 //! Upstream mdev: `drivers/vfio/mdev/mdev_core.c`, `mdev_sysfs.c`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 
@@ -28,7 +29,7 @@ pub(super) struct Parent {
     /// Its subsystem, as a path below `/sys`.
     subsystem: String,
     pool: String,
-    spec: host::Parent,
+    spec: Arc<host::Parent>,
     state: State,
 }
 
@@ -84,7 +85,7 @@ impl World {
 
     fn add_one(&mut self, spec: &host::Parent, name: String, path: String, subsystem: String) {
         let pool = spec.name.clone();
-        let parent = Parent { path, subsystem, pool, spec: spec.clone(), state: State::Absent };
+        let parent = Parent { path, subsystem, pool, spec: Arc::new(spec.clone()), state: State::Absent };
         self.parents.insert(name.clone(), parent);
         match spec.late {
             Some(delay) => self.after(delay, Timer::Register(name)),
@@ -290,6 +291,8 @@ impl World {
 
     fn finish_removal(&mut self, uuid: &str) {
         let Some(Device { path, parent, group, removal, .. }) = self.devices.remove(uuid) else { return };
+        // What its driver was about to do is not for another device that gets the same uuid.
+        self.timers.retain(|_, timer| !matches!(timer, Timer::RemoveItself(gone) if gone == uuid));
         self.remove_group(group);
         self.uevent("unbind", &path, "mdev", &[]);
         self.tree.remove(&path);

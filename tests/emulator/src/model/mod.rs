@@ -15,6 +15,7 @@ mod vendor;
 mod vfs;
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -33,7 +34,7 @@ const BUS: &str = "/sys/bus/mdev/devices";
 const CLASS: &str = "/sys/class/mdev_bus";
 
 /// The host.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct World {
     /// All files.
     pub tree: Tree,
@@ -41,7 +42,7 @@ pub struct World {
     pub out: Vec<Effect>,
     /// Time since the start.
     pub now: Duration,
-    host: Host,
+    host: Arc<Host>,
     pools: BTreeMap<String, mdev::Pool>,
     parents: BTreeMap<String, mdev::Parent>,
     devices: BTreeMap<String, mdev::Device>,
@@ -98,7 +99,7 @@ enum Timer {
 impl World {
     /// The host that a file describes.
     pub fn new(host: &Host, tables: &[(String, Vec<u8>)], udevd: bool) -> Self {
-        let mut world = Self { host: host.clone(), udevd, ..Self::default() };
+        let mut world = Self { host: Arc::new(host.clone()), udevd, ..Self::default() };
         world.skeleton();
         for parent in &host.parent {
             world.add_parent(parent);

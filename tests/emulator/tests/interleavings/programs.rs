@@ -1,0 +1,87 @@
+//! What the processes run: the shipped code, called as its doors call it.
+
+use virt_mdev::config::Config;
+use virt_mdev::event::Event;
+use virt_mdev::execute::Context;
+use virt_mdev::host::Host;
+use virt_mdev::host::daemon::Process;
+use virt_mdev::ids::DomainUuid;
+use virt_mdev::record::Records;
+use virt_mdev::refusal::Refusal;
+use virt_mdev::{cli, hook};
+
+use super::{Call, DOMAINS, LOCKS, NAMES, RECONCILE, UUIDS};
+use crate::memory::{Op, START_TIME, Seen, Sim, Who};
+use crate::process::Ended;
+
+fn xml(domain: usize, wanted: &[&str]) -> String {
+    let name = NAMES[domain];
+    let uuid = UUIDS[domain];
+    let devices: String =
+        wanted.iter().map(|uuid| format!("<mdev:device uuid='{uuid}' type='mtty-1'/>")).collect();
+    let hostdevs: String = wanted
+        .iter()
+        .map(|uuid| {
+            format!(
+                "<hostdev mode='subsystem' type='mdev' model='vfio-pci'><source><address uuid='{uuid}'/></source></hostdev>"
+            )
+        })
+        .collect();
+    format!(
+        "<domain type='qemu'><name>{name}</name><uuid>{uuid}</uuid><metadata><mdev:devices \
+         xmlns:mdev='urn:virt-mdev:domain:1'>{devices}</mdev:devices></metadata><devices>{hostdevs}</devices></domain>"
+    )
+}
+
+/// What the hook does for a call, with what it reads from the daemon.
+pub(super) fn called(host: &Host, call: Call, domain: usize, wanted: &[&str], daemon: i32) -> Ended {
+    let follow = |event| -> Result<(), String> {
+        let records = Records::new(host);
+        let uuid = DomainUuid::parse(UUIDS[domain]).unwrap();
+        if !records.has(&uuid) {
+            return Ok(());
+        }
+        let waits = Config::load_or_default(host).waits;
+        hook::advance(Context { host, records: &records, waits }, &uuid, event)
+            .map_err(|refusal| refusal.to_string())
+    };
+    let xml = xml(domain, wanted);
+    let in_words = |refusal: Refusal| refusal.to_string();
+    let done = match call {
+        Call::Prepare => {
+            let caller = Process { pid: daemon, start_time: START_TIME };
+            hook::prepare(host, xml.as_bytes(), Some(caller)).map_err(in_words)
+        }
+        Call::Start => follow(Event::Start),
+        Call::Started => follow(Event::Started),
+        Call::Reconnect => hook::compare(host, NAMES[domain], xml.as_bytes()).map_err(in_words),
+        Call::Release => hook::release(host, NAMES[domain], xml.as_bytes()).map_err(in_words),
+    };
+    done.map(|()| String::new())
+}
+
+/// Of a record that a domain's hook reads without its lock, only the name, the places and who answers for them matter:
+/// before anything is done about it, it is read again under its lock.
+pub(super) fn matters(sim: &Sim, who: Who, op: &Op, seen: Seen) -> Seen {
+    let (Op::Read { path, .. }, Seen::Bytes(bytes)) = (op, &seen) else { return seen };
+    let other = DOMAINS.iter().find(|number| path.ends_with(&format!("{}.json", UUIDS[**number])));
+    match other {
+        Some(number)
+            if who != RECONCILE && *number != usize::from(who) && !sim.has_lock(who, LOCKS[*number]) =>
+        {
+            let mut text = String::from_utf8_lossy(bytes).into_owned();
+            for state in ["intended", "done", "undoing"] {
+                text = text.replace(&format!("\"state\":\"{state}\""), "");
+            }
+            for phase in ["preparing", "prepared", "starting"] {
+                text = text.replace(&format!("\"phase\":\"{phase}\""), "");
+            }
+            Seen::Text(text)
+        }
+        _ => seen,
+    }
+}
+
+pub(super) fn reconciled(host: &Host) -> Ended {
+    cli::reconcile::run(host, false).map_err(|failure| format!("{}{}", failure.before, failure.text))
+}

@@ -1,0 +1,387 @@
+//! An emulated host with a daemon and a QEMU on it, which can be brought to any state that was seen before.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use virt_mdev_emulator::client::Emulated;
+
+use crate::agent::Agent;
+use crate::shapes::{Backend, Shape};
+
+const EMULATOR: &str = env!("CARGO_BIN_EXE_virt-mdev-emulator");
+
+/// What anything here fails with: words.
+pub(crate) type Told<T> = Result<T, String>;
+
+fn words(error: std::io::Error) -> String {
+    format!("the harness itself: {error}")
+}
+
+/// What there is: what the kernel shows, and what is recorded. Numbers of processes are names in it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Snapshot {
+    pub(crate) hardware: Vec<String>,
+    pub(crate) records: Vec<String>,
+}
+
+impl Snapshot {
+    /// How this differs from what it should be; nothing if it does not.
+    pub(crate) fn differs(&self, expected: &Self) -> Option<String> {
+        let of = |snapshot: &Self| -> Vec<String> {
+            snapshot.hardware.iter().chain(&snapshot.records).cloned().collect()
+        };
+        let (own, other) = (of(self), of(expected));
+        let missing = other.iter().filter(|line| !own.contains(line)).map(|line| format!("- {line}"));
+        let more = own.iter().filter(|line| !other.contains(line)).map(|line| format!("+ {line}"));
+        let lines: Vec<String> = missing.chain(more).collect();
+        (!lines.is_empty()).then(|| lines.join("\n    "))
+    }
+
+    /// The same, of what the kernel shows only.
+    pub(crate) fn differs_in_hardware(&self, expected: &Self) -> Option<String> {
+        let of = |snapshot: &Self| Self { hardware: snapshot.hardware.clone(), records: Vec::new() };
+        of(self).differs(&of(expected))
+    }
+}
+
+/// A state of the host, and how to get there from an empty one.
+#[derive(Debug, Clone)]
+pub(crate) struct State {
+    pub(crate) snapshot: Snapshot,
+    /// Whether QEMU has the devices open.
+    held: bool,
+    /// Writes to sysfs.
+    writes: Vec<(String, String)>,
+    /// Files and links of the record, as they were.
+    records: Vec<String>,
+    /// Files of locks.
+    locks: Vec<String>,
+    /// Who was the daemon then.
+    daemon: [String; 2],
+}
+
+/// How a program ended.
+#[derive(Debug, Clone)]
+pub(crate) struct Ran {
+    pub(crate) status: String,
+    pub(crate) took: Duration,
+    pub(crate) said: String,
+}
+
+impl Ran {
+    pub(crate) fn succeeded(&self) -> bool {
+        self.status == "0"
+    }
+
+    /// For messages.
+    pub(crate) fn words(&self) -> String {
+        format!("status {}, said \"{}\"", self.status, self.said.trim_end().replace('\n', " / "))
+    }
+}
+
+/// The host.
+pub(crate) struct Stage {
+    pub(crate) host: Emulated,
+    daemon: Agent,
+    qemu: Agent,
+    shape: Shape,
+    config: &'static str,
+    xml: PathBuf,
+    hosts: PathBuf,
+    /// All daemons and QEMUs that there have been.
+    past: Vec<([String; 2], &'static str)>,
+    /// What devices of the proposal were made with.
+    arguments: Vec<String>,
+    /// Writes to sysfs since the host was empty.
+    writes: Vec<(String, String)>,
+    held: bool,
+    /// What was last seen, if nothing has happened since.
+    seen: Option<(Snapshot, bool)>,
+}
+
+/// The product's programs, built before.
+pub(crate) fn built(program: &str) -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let target =
+        std::env::var_os("VIRT_MDEV_BUILT").map_or_else(|| here.join("../../target/release"), PathBuf::from);
+    target.join(program)
+}
+
+/// Puts a name in the place of a number of a process, where JSON or words have one.
+fn rename(text: &str, from: &str, to: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(from) {
+        let (before, after) = rest.split_at(at);
+        let after = &after[from.len()..];
+        let whole = !after.starts_with(|next: char| next.is_ascii_digit());
+        let number = before.ends_with(':') || before.ends_with("pid ");
+        out.push_str(before);
+        out.push_str(if whole && number { to } else { from });
+        rest = after;
+    }
+    out + rest
+}
+
+impl Stage {
+    /// A host for this shape, with this configuration.
+    pub(crate) fn start(shape: &Shape, config: &'static str, number: usize) -> Told<Self> {
+        let temporary = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let (xml, hosts) =
+            (temporary.join(format!("{number}.xml")), temporary.join(format!("{number}.toml")));
+        let (host, daemon, qemu) = Self::boot(shape.backend, &hosts, config).map_err(words)?;
+        let mut stage = Self {
+            past: vec![(daemon.identity.clone(), "DAEMON"), (qemu.identity.clone(), "QEMU")],
+            host,
+            daemon,
+            qemu,
+            shape: shape.clone(),
+            config,
+            xml,
+            hosts,
+            arguments: Vec::new(),
+            writes: Vec::new(),
+            held: false,
+            seen: None,
+        };
+        stage.take_up(shape, config)?;
+        Ok(stage)
+    }
+
+    fn boot(backend: Backend, file: &Path, config: &str) -> std::io::Result<(Emulated, Agent, Agent)> {
+        let hosts = Path::new(env!("CARGO_MANIFEST_DIR")).join("hosts");
+        std::fs::write(file, backend.text(&hosts)?)?;
+        let host = Emulated::start(Path::new(EMULATOR), file, &[])?;
+        let (mut daemon, qemu) = (Agent::start(&host)?, Agent::start(&host)?);
+        daemon.ask(&["file", "/etc/virt-mdev/config.toml", config])?;
+        Ok((host, daemon, qemu))
+    }
+
+    /// Another host of the same kind: this one is not what it was.
+    fn restart(&mut self) -> Told<()> {
+        let (host, daemon, qemu) = Self::boot(self.shape.backend, &self.hosts, self.config).map_err(words)?;
+        self.past.push((daemon.identity.clone(), "DAEMON"));
+        self.past.push((qemu.identity.clone(), "QEMU"));
+        // The old agents go before their host does.
+        (self.daemon, self.qemu) = (daemon, qemu);
+        self.host = host;
+        self.held = false;
+        Ok(())
+    }
+
+    /// What another stage has learnt of this shape.
+    pub(crate) fn learn(&mut self, states: &[&State]) {
+        let writes = states.iter().flat_map(|state| &state.writes);
+        self.arguments
+            .extend(writes.filter(|(path, _)| path.ends_with("/mdev_create")).map(|(_, data)| data.clone()));
+        self.arguments.sort();
+        self.arguments.dedup();
+    }
+
+    /// Goes on with another shape; on another host, if it is of another kind.
+    pub(crate) fn take_up(&mut self, shape: &Shape, config: &'static str) -> Told<()> {
+        // Emptied by what is known of the shape before.
+        let same = self.shape.backend == shape.backend && self.config == config && self.clear()?;
+        self.shape = shape.clone();
+        self.config = config;
+        self.arguments = shape.before.iter().map(|(_, data)| data.clone()).collect();
+        std::fs::write(&self.xml, &shape.xml).map_err(words)?;
+        if !same {
+            self.restart()?;
+        }
+        Ok(())
+    }
+
+    /// Makes the host empty, but for what others have made.
+    pub(crate) fn begin(&mut self) -> Told<()> {
+        if !self.clear()? {
+            self.restart()?;
+            self.clear()?;
+        }
+        self.writes.clear();
+        for (path, data) in self.shape.before.clone() {
+            self.write(&path, &data)?;
+        }
+        Ok(())
+    }
+
+    /// Whether all has gone.
+    fn clear(&mut self) -> Told<bool> {
+        self.seen = None;
+        self.let_go()?;
+        let keep_locks = if self.shape.fresh { "no" } else { "yes" };
+        let mut fields = vec!["clear", keep_locks];
+        fields.extend(self.arguments.iter().map(String::as_str));
+        Ok(self.daemon.ask(&fields).map_err(words)?.is_empty())
+    }
+
+    fn write(&mut self, path: &str, data: &str) -> Told<()> {
+        self.daemon.ask(&["write", path, data]).map_err(words)?;
+        self.writes.push((path.to_owned(), data.to_owned()));
+        Ok(())
+    }
+
+    pub(crate) fn control(&mut self, line: &str) -> Told<()> {
+        self.host.control(line).map_err(words)
+    }
+
+    /// Lines of `effects`, `log` or `trace`.
+    pub(crate) fn lines(&mut self, which: &str) -> Told<Vec<String>> {
+        self.host.lines(which).map_err(words)
+    }
+
+    /// Calls the hook, as the daemon.
+    pub(crate) fn hook(&mut self, operation: &str) -> Told<Ran> {
+        let sub = if matches!(operation, "release" | "stopped") { "end" } else { "begin" };
+        self.run("virt-mdev-hook", &["vm1", operation, sub, "-"])
+    }
+
+    /// Runs `virt-mdev`.
+    pub(crate) fn command(&mut self, arguments: &[&str]) -> Told<Ran> {
+        self.run("virt-mdev", arguments)
+    }
+
+    fn run(&mut self, program: &str, arguments: &[&str]) -> Told<Ran> {
+        self.seen = None;
+        let (xml, program) = (self.xml.display().to_string(), built(program).display().to_string());
+        let mut fields = vec!["run", "5000", &xml, &program];
+        fields.extend(arguments);
+        let [status, took, said]: [String; 3] =
+            self.daemon.ask(&fields).map_err(words)?.try_into().map_err(|lines| format!("{lines:?}"))?;
+        let took = took.parse().map_err(|_| took)?;
+        Ok(Ran { status, took: Duration::from_millis(took), said })
+    }
+
+    /// Waits until nothing of a hook runs any more.
+    pub(crate) fn settle(&mut self) -> Told<()> {
+        self.daemon.ask(&["settle", "5000"]).map_err(words).map(drop)
+    }
+
+    /// The daemon dies, and there is another.
+    pub(crate) fn daemon_dies(&mut self) -> Told<()> {
+        self.seen = None;
+        let daemon = Agent::start(&self.host).map_err(words)?;
+        self.past.push((daemon.identity.clone(), "DAEMON"));
+        self.daemon = daemon;
+        Ok(())
+    }
+
+    /// QEMU opens the devices.
+    pub(crate) fn hold(&mut self) -> Told<()> {
+        if !self.held {
+            let mut fields = vec!["hold"];
+            fields.extend(&self.shape.devices);
+            self.qemu.ask(&fields).map_err(words)?;
+        }
+        self.held = true;
+        Ok(())
+    }
+
+    /// QEMU ends.
+    pub(crate) fn let_go(&mut self) -> Told<()> {
+        if self.held {
+            self.qemu.ask(&["let-go"]).map_err(words)?;
+        }
+        self.held = false;
+        Ok(())
+    }
+
+    fn named(&self, line: &str) -> String {
+        self.past.iter().fold(line.to_owned(), |line, ([pid, start], name)| {
+            rename(&rename(&line, start, "\"then\""), pid, &format!("\"{name}\""))
+        })
+    }
+
+    fn lines_now(&mut self) -> Told<(Vec<String>, Vec<String>)> {
+        let mut lines = self.daemon.ask(&["look"]).map_err(words)?;
+        let count: usize = lines.remove(0).parse().map_err(|_| "no count".to_owned())?;
+        let records = lines.split_off(count);
+        Ok((lines, records))
+    }
+
+    /// What there is now.
+    pub(crate) fn look(&mut self) -> Told<Snapshot> {
+        if let Some((seen, _)) = &self.seen {
+            return Ok(seen.clone());
+        }
+        let (hardware, records) = self.lines_now()?;
+        let snapshot = Snapshot { hardware, records: records.iter().map(|line| self.named(line)).collect() };
+        self.seen = Some((snapshot.clone(), self.held));
+        Ok(snapshot)
+    }
+
+    /// The state that the host is in, after a run without faults whose effects are in the log.
+    pub(crate) fn state(&mut self) -> Told<State> {
+        for line in self.lines("effects")? {
+            if let Some((path, data)) = written(&line) {
+                if path.ends_with("/mdev_create") {
+                    self.arguments.push(data.clone());
+                }
+                self.writes.push((path, data));
+            }
+        }
+        let snapshot = self.look()?;
+        let records = self.lines_now()?.1;
+        let locks = self.daemon.ask(&["locks"]).map_err(words)?;
+        let daemon = self.daemon.identity.clone();
+        self.control("clear-log")?;
+        Ok(State { snapshot, held: self.held, writes: self.writes.clone(), records, locks, daemon })
+    }
+
+    /// Brings the host to a state that it was in.
+    pub(crate) fn restore(&mut self, state: &State) -> Told<()> {
+        if self.seen.as_ref().is_some_and(|(seen, held)| *seen == state.snapshot && *held == state.held)
+            && !self.shape.fresh
+        {
+            return self.make_locks(state);
+        }
+        if let Ok(None) = self.try_restore(state) {
+            return Ok(());
+        }
+        self.restart()?;
+        match self.try_restore(state)? {
+            None => Ok(()),
+            Some(difference) => Err(format!("the harness cannot restore a state:\n    {difference}")),
+        }
+    }
+
+    fn make_locks(&mut self, state: &State) -> Told<()> {
+        self.daemon.ask(&["directories"]).map_err(words)?;
+        let mut fields = vec!["locks-are"];
+        fields.extend(state.locks.iter().map(String::as_str));
+        self.daemon.ask(&fields).map_err(words).map(drop)
+    }
+
+    fn try_restore(&mut self, state: &State) -> Told<Option<String>> {
+        self.begin()?;
+        for (path, data) in state.writes.iter().skip(self.shape.before.len()).cloned().collect::<Vec<_>>() {
+            self.write(&path, &data)?;
+        }
+        // Also where the life began without any.
+        if !self.shape.fresh || !state.records.is_empty() {
+            self.make_locks(state)?;
+        }
+        for line in &state.records {
+            let [pid, start] = &self.daemon.identity;
+            let line = rename(&rename(line, &state.daemon[1], start), &state.daemon[0], pid);
+            let mut parts = line.splitn(3, ' ');
+            let (kind, path, text) = (parts.next(), parts.next(), parts.next());
+            let (Some(kind), Some(path), Some(text)) = (kind, path, text) else { return Err(line) };
+            self.daemon.ask(&[kind, path, text]).map_err(words)?;
+        }
+        if state.held {
+            self.hold()?;
+        }
+        Ok(self.look()?.differs(&state.snapshot))
+    }
+}
+
+/// Path and data of a successful write to sysfs, as the log has it.
+fn written(line: &str) -> Option<(String, String)> {
+    let rest = line.strip_prefix("write ")?.strip_prefix("/sys/")?;
+    let (path, rest) = rest.split_once(" \"")?;
+    let (data, result) = rest.rsplit_once("\" = ")?;
+    result.parse::<usize>().ok()?;
+    let data = data.replace("\\n", "\n").replace("\\\"", "\"").replace("\\\\", "\\");
+    Some((format!("/sys/{path}"), data))
+}
