@@ -8,6 +8,10 @@ hooks=/etc/libvirt/hooks/qemu.d
 witness_log=/run/virt-mdev-test.witness
 error=  # what virsh said when it refused, see refused
 domain= # the domain that is being described or looked at, see new_domain
+begun=  # virsh at work in the background, see begin
+locked= # the lock that was asked for last, see want_lock
+lockers=()
+holder= # who holds a device, see hold_device
 
 # --- verdicts -----------------------------------------------------------------
 
@@ -83,6 +87,123 @@ wait_for() {
         ((SECONDS < end)) || fail "waited $seconds s for $what"
         sleep 0.1
     done
+}
+
+# counted WHAT: a line of its own in the results, for whoever wants the number.
+counted() {
+    echo "COUNT: $*" >&3
+}
+
+# configure TEXT: the configuration, until clean-up puts the old one back.
+configure() {
+    [[ -e /run/virt-mdev-test.config ]] || cp /etc/virt-mdev/config.toml /run/virt-mdev-test.config
+    echo "$1" >/etc/virt-mdev/config.toml
+}
+
+# --- time and processes -------------------------------------------------------
+
+# within SECONDS WHAT COMMAND...: it succeeds, and takes no longer.
+within() {
+    local began=${EPOCHREALTIME/./} took
+    "${@:3}"
+    took=$(((${EPOCHREALTIME/./} - began) / 1000))
+    echo "$2: $took ms"
+    ((took <= $1 * 1000)) || fail "$2: expected it to take at most $1 s, it took $took ms"
+}
+
+# begin NAME: virsh start in the background, for a scenario that does something
+# in the meantime. gives_up says how it ended.
+begin() {
+    echo "+ virsh start $1 &"
+    virsh -q start "$1" >/run/virt-mdev-test.said 2>&1 3>&- &
+    begun=$!
+}
+
+# gives_up SECONDS PART...: what was begun fails within that time, and virsh's
+# error, left in $error, contains every part.
+gives_up() {
+    wait_for "$1" "virsh start to return" ended "$begun"
+    if wait "$begun"; then
+        fail "virsh start: expected it to fail, it succeeded"
+    fi
+    error=$(cat /run/virt-mdev-test.said)
+    echo "$error"
+    contains "virsh's error" "$error" "${@:2}"
+}
+
+# ended PID: it runs no longer; a child that has not been waited for has ended.
+ended() {
+    ! grep -qs '^State:[[:space:]][^ZX]' "/proc/$1/status"
+}
+
+# pauses OPERATION: a script of libvirt's, after ours in order, stops there until
+# go_on, a minute at most: virsh list, too, waits for it. Removed by clean-up.
+pauses() {
+    rm -f /run/virt-mdev-test.paused
+    cat >"$hooks/90-virt-mdev-test" <<SH
+#!/bin/sh
+[ "\$2" = $1 ] || exit 0
+echo \$\$ >/run/virt-mdev-test.pause
+mv /run/virt-mdev-test.pause /run/virt-mdev-test.paused
+exec sleep 60 </dev/null >/dev/null 2>&1
+SH
+    chmod +x "$hooks/90-virt-mdev-test"
+}
+
+paused() {
+    test -e /run/virt-mdev-test.paused
+}
+
+# go_on: the script that pauses ends, as if it had been killed.
+go_on() {
+    kill -KILL "$(cat /run/virt-mdev-test.paused)"
+    rm /run/virt-mdev-test.paused "$hooks/90-virt-mdev-test"
+}
+
+# want_lock WHAT NAME: somebody gets the lock of a card or of a domain (its uuid)
+# as soon as it is free, and has it until let_go. The files are named after the
+# hash of src/record.rs.
+want_lock() {
+    locked=$state/locks/$1-$(
+        { printf '\x6b\xa7\xb8\x12\x9d\xad\x11\xd1\x80\xb4\x00\xc0\x4f\xd4\x30\xc8' && printf %s "$2"; } |
+            sha1sum | cut -c1-3
+    )
+    exists "$state/locks"
+    # Not by a descriptor of this shell: its children would have it too.
+    perl -e 'open my $lock, ">>", shift or die; flock $lock, 2; kill STOP => $$; sleep' "$locked" 3>&- &
+    lockers+=("$!")
+}
+
+# hold_lock WHAT NAME: the same, and it has it.
+hold_lock() {
+    want_lock "$@"
+    wait_for 10 "the lock $locked" stopped "${lockers[-1]}"
+}
+
+let_go() {
+    kill -KILL "${lockers[@]}"
+    wait "${lockers[@]}" 2>/dev/null || true
+    lockers=()
+}
+
+stopped() { # PID
+    grep -qs '^State:[[:space:]]T' "/proc/$1/status"
+}
+
+# our_hook OPERATION: the pid of the hook that libvirt's daemon has called and
+# waits for.
+our_hook() {
+    pgrep -P "$(libvirt_pid)" -f "^[^ ]*(virt-mdev-hook|50-virt-mdev) [^ ]+ $1 "
+}
+
+# waits_for_lock PID: that process, or a worker of it, has the held lock's file
+# open. Taking it is all that is ever done with it.
+waits_for_lock() {
+    local pid
+    for pid in "$1" $(pgrep -P "$1" || true); do
+        [[ -z $(find "/proc/$pid/fd" -lname "$locked" 2>/dev/null) ]] || return 0
+    done
+    return 1
 }
 
 # --- domains ------------------------------------------------------------------
@@ -209,6 +330,44 @@ node_of() { # UUID: its node in /dev/vfio
     echo "/dev/vfio/$(basename "$(readlink "$devices/$1/iommu_group")")"
 }
 
+# hold_device PID UUID: a process gets what PID has open of the device, QEMU's
+# group and device, and stops. A VFIO group can be opened once only; but as with
+# descriptors that are inherited, it stays open until the last holder has ended.
+# The pid is left in $holder.
+hold_device() {
+    perl - "$1" "$(node_of "$2")" 3>&- <<'PERL' &
+my ($pid, $node) = @ARGV;
+my $pidfd = syscall(434, $pid + 0, 0); # pidfd_open
+$pidfd >= 0 or die "pidfd_open: $!";
+my $held = 0;
+for my $fd (glob "/proc/$pid/fd/*") {
+    my $what = readlink $fd;
+    next unless $what eq $node || $what =~ /vfio-device/;
+    $fd =~ /(\d+)$/;
+    syscall(438, $pidfd, $1 + 0, 0) >= 0 or die "pidfd_getfd: $!"; # pidfd_getfd
+    $held++;
+}
+$held == 2 or die "expected a group and a device, saw $held";
+kill STOP => $$;
+PERL
+    holder=$!
+    wait_for 10 "the holder of $2" stopped "$holder"
+}
+
+# open_device UUID [USER]: a process, that user's, opens the device's node and stops.
+open_device() {
+    # shellcheck disable=SC2016 # perl's own variables
+    setpriv --reuid "${2:-root}" --clear-groups \
+        perl -e 'open my $node, "+<", shift or die; kill STOP => $$' "$(node_of "$1")" 3>&- &
+    holder=$!
+    wait_for 10 "the holder of $1" stopped "$holder"
+}
+
+end_holder() {
+    kill -KILL "$holder"
+    wait "$holder" 2>/dev/null || true
+}
+
 free_places() { # PARENT TYPE
     cat "/sys/class/mdev_bus/$1/mdev_supported_types/$2/available_instances"
 }
@@ -220,13 +379,14 @@ baseline() {
         -printf '%p %l %i %T@\n' 2>/dev/null | sort
 }
 
-# Processes that hold a lock of ours.
+# Locks of ours that a process holds (the lines with "->" only wait), in one pass:
+# there can be hundreds of files.
 locks_held() {
-    local file inode
-    for file in "$state"/locks/*; do
-        inode=$(stat -c %i "$file")
-        grep ":$inode " /proc/locks | grep -v -e '->' | sed "s|^|$file |" || true
-    done
+    local files=("$state"/locks/*)
+    [[ ${#files[@]} -eq 0 ]] ||
+        stat -c '%i %n' "${files[@]}" |
+        awk 'NR == FNR { name[$1] = $2; next }
+            !/->/ { split($6, at, ":"); if (at[3] in name) print name[at[3]], $0 }' - /proc/locks
 }
 
 record_of() { # NAME
@@ -305,6 +465,16 @@ witnessed() { # NAME EVENT: what the witness saw
 # hook NAME OPERATION SUBOPERATION EXTRA: as libvirt calls it, XML on stdin.
 hook() {
     env -i LC_ALL=C PATH="$PATH" USER=root /usr/bin/virt-mdev-hook "$@"
+}
+
+# reconciled PART...: virt-mdev reconcile succeeds, and what it says contains every
+# part.
+reconciled() {
+    local said
+    echo "+ virt-mdev reconcile"
+    said=$(virt-mdev reconcile 2>&1) || fail "virt-mdev reconcile: expected it to succeed, it said: $said"
+    echo "$said"
+    contains "what reconcile says" "$said" "$@"
 }
 
 libvirt_pid() {

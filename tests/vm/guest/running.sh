@@ -19,12 +19,15 @@ install_package() {
         result "not ok - install the package: apt-get failed: $(grep -m1 -E '^(E:|dpkg: error)' "$log") (see logs/install.log)"
         return 1
     fi
+    # It would do what a scenario is about to look at, at a moment of its own.
+    systemctl --quiet stop virt-mdev-reconcile.timer 2>/dev/null
+    return 0
 }
 
 # Runs one scenario in a shell of its own, checks that it left nothing behind,
 # and reports one line. What it printed is in /share/logs/NAME.log.
 run_scenario() {
-    local name=$1 log=$share/logs/$1.log began=$EPOCHSECONDS status reason own_limit
+    local name=$1 log=$share/logs/$1.log began=$EPOCHSECONDS status reason own_limit counted
     own_limit=$(sed -n 's/^# limit: \([0-9]*\) seconds.*/\1/p' "$share/scenarios/$name.sh")
 
     timeout --kill-after=10 "${own_limit:-$limit}" \
@@ -52,6 +55,8 @@ run_scenario() {
     fi
     timeout 60 bash "$share/guest/clean-up" >>"$log" 2>&1
 
+    # What it has counted, each on a line of its own.
+    while read -r counted; do result "$counted"; done < <(sed -n 's/^COUNT: //p' "$log")
     case $outcome in
     skipped) result "skipped - $name: $reason" ;;
     *) result "$outcome - $name ($((EPOCHSECONDS - began)) s)${reason:+: $reason}" ;;

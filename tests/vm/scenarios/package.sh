@@ -1,3 +1,4 @@
+# limit: 600 seconds; dpkg and systemctl daemon-reload are slow under emulation
 # The package's life: every step of dpkg, under a daemon and a domain that run.
 deb=/run/virt-mdev-test.deb
 device=$(uuid 1)
@@ -37,6 +38,30 @@ works() {
     virsh -q undefine vm1
 }
 
+# orphan: the device outlives its release, because another user's process has it open.
+orphan() {
+    configure 'wait.release = "100ms"'
+    new_domain vm1
+    device "$device" 'type="mtty-2" parent="mtty"'
+    xml >/run/virt-mdev-test.xml
+    hook vm1 prepare begin - </run/virt-mdev-test.xml
+    chown libvirt-qemu "$(node_of "$device")" # as libvirt does for QEMU
+    open_device "$device" libvirt-qemu
+    hook vm1 release end shutdown </run/virt-mdev-test.xml
+    exists "$devices/$device"
+    mv /run/virt-mdev-test.config /etc/virt-mdev/config.toml
+}
+
+# reconcile_unit PART...: the service succeeds, and its words are in the journal.
+reconcile_unit() {
+    local cursor
+    cursor=$(journalctl -n 1 -o cat --show-cursor | sed -n 's/^-- cursor: //p')
+    systemctl start virt-mdev-reconcile.service
+    journalctl --sync
+    contains "the journal of the service" \
+        "$(journalctl -o cat --after-cursor "$cursor" -u virt-mdev-reconcile.service)" "$@"
+}
+
 step "a daemon that had no hook when it started"
 apt purge virt-mdev
 missing /usr/bin/virt-mdev /usr/bin/virt-mdev-hook "$hooks/50-virt-mdev" /etc/virt-mdev "$state"
@@ -44,9 +69,10 @@ equal "hooks of libvirt" '' "$(find /etc/libvirt/hooks -mindepth 1 ! -type d)"
 clean=$(listing)
 systemctl restart libvirtd.service
 wake_libvirt >/dev/null
-new_domain bystander # runs through all of this
+new_domain bystander # is there through all of this, its firmware not at work
 define
 start bystander
+virsh -q suspend bystander
 bystander=$(qemu_pid bystander)
 
 step "install: that daemon calls the hook"
@@ -54,6 +80,24 @@ install
 exists /usr/bin/virt-mdev /etc/virt-mdev/config.toml
 equal "the link in qemu.d" /usr/bin/virt-mdev-hook "$(readlink "$hooks/50-virt-mdev")"
 works
+
+step "its units are enabled, the timer runs, and the service can do its work"
+units=(virt-mdev-reconcile.service virt-mdev-reconcile.timer)
+equal "units enabled" $'enabled\nenabled' "$(systemctl is-enabled "${units[@]}")"
+equal "the timer" active "$(systemctl is-active virt-mdev-reconcile.timer)"
+# The host has no man to look the documentation up with.
+equal "what systemd-analyze says of the units" '' "$(systemd-analyze --man=no verify "${units[@]}" 2>&1)"
+# Locked up as it is, it sees that somebody else has the device open, who that is, and can remove it.
+orphan
+reconcile_unit "left $device" "in use by perl (pid $holder)"
+exists "$devices/$device"
+end_holder
+reconcile_unit "vm1: destroy $device"
+released vm1 "$device"
+# Without anything recorded it is not even started, and is no failure.
+systemctl start virt-mdev-reconcile.service
+equal "whether it ran with nothing to do" no "$(systemctl show -P ConditionResult virt-mdev-reconcile.service)"
+systemctl stop virt-mdev-reconcile.timer # as the other scenarios have it
 
 step "reinstall: what somebody configured stays"
 echo 'enabled = true # by hand' >/etc/virt-mdev/config.toml
@@ -69,9 +113,12 @@ destroy vm2
 released vm2 "$(uuid 2)"
 virsh -q undefine vm2
 
+# Of the units it is Debian's custom that what enables them goes with the purge.
 step "remove: only the configuration stays"
 apt remove virt-mdev
-equal "what is left" $'/etc/virt-mdev\n/etc/virt-mdev/config.toml' \
+equal "what is left" "$(printf '%s\n' \
+    /etc/systemd/system/{multi-user.target.wants/virt-mdev-reconcile.service,timers.target.wants/virt-mdev-reconcile.timer} \
+    /etc/virt-mdev /etc/virt-mdev/config.toml)" \
     "$(comm -13 <(echo "$clean") <(listing))"
 new_domain vm1
 device "$device" 'type="mtty-2" parent="mtty"'
@@ -81,6 +128,8 @@ virsh -q undefine vm1
 
 step "purge: nothing stays"
 apt purge virt-mdev
+equal "units that are left" '' "$(systemctl list-unit-files --no-legend 'virt-mdev*' | grep -v '^virt-mdev-test' || true)"
+equal "units that are loaded" '' "$(systemctl list-units --all --no-legend 'virt-mdev-reconcile*')"
 equal "what is left" '' "$(comm -13 <(echo "$clean") <(listing))"
 equal "what is missing" '' "$(comm -23 <(echo "$clean") <(listing))"
 
