@@ -12,18 +12,22 @@ pub mod ids;
 pub mod refusal;
 pub mod words;
 
+pub mod accounts;
 pub mod backend;
 pub mod config;
 pub mod domain;
 pub mod event;
 pub mod execute;
 pub mod host;
+pub mod labels;
 pub mod placement;
 pub mod plan;
+pub mod qemu_conf;
 pub mod reap;
 pub mod record;
 pub mod request;
 pub mod seen;
+pub mod startable;
 pub mod step;
 pub mod undo;
 

@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::host::{Host, child};
 use crate::refusal::Refusal;
 
+mod doctor;
 mod list;
 pub mod plan;
 pub mod reconcile;
@@ -46,6 +47,9 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// What on this host would keep a domain from its devices, and how to mend it
+    #[command(before_help = "Example: virt-mdev doctor")]
+    Doctor,
     /// Take away devices that nobody answers for any more: of a start that died, or of a removal that failed
     #[command(before_help = "Example: virt-mdev reconcile --dry-run")]
     Reconcile {
@@ -97,6 +101,7 @@ pub fn main() -> ExitCode {
     let printed = match &arguments.verb {
         Verb::Types { json } => types::run(&host, *json),
         Verb::List { json } => list::run(&host, *json),
+        Verb::Doctor => doctor::run(&host),
         Verb::Reconcile { dry_run } => reconcile::run(&host, *dry_run),
         Verb::Release { who, force } => reconcile::release(&host, who, *force),
         Verb::Plan { event, json } => plan::run(&host, event, *json),
