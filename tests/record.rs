@@ -160,6 +160,25 @@ fn a_record_that_cannot_be_trusted_is_set_aside() {
     fs::remove_file(&file).unwrap();
     fs::create_dir(&file).unwrap();
     assert!(run.records.read(&domain(1)).is_err(), "nor is a directory");
+    fs::remove_dir(&file).unwrap();
+    fs::write(&file, good).unwrap();
+    // Only root can give a file away; whoever else runs the tests owns no file of another user's.
+    if std::os::unix::fs::chown(&file, Some(4711), None).is_ok() {
+        assert!(run.records.read(&domain(1)).is_err(), "nor is another user's");
+    }
+    for what in ["another user's", "a link", "a directory"] {
+        match what {
+            "a link" => symlink(&elsewhere, &file).unwrap(),
+            "a directory" => fs::create_dir(&file).unwrap(),
+            _ if run.records.read(&domain(1)).is_ok() => continue,
+            _ => {}
+        }
+        assert!(run.records.lock(&domain(1), LIMIT).unwrap().record().is_none(), "{what}");
+        assert!(fs::symlink_metadata(&file).is_err(), "{what} is set aside");
+        let aside = file.with_extension("damaged");
+        fs::remove_file(&aside).or_else(|_| fs::remove_dir(&aside)).unwrap();
+    }
+    assert_eq!(fs::read_to_string(&elsewhere).unwrap(), good, "what a link led to is not touched");
 }
 
 #[test]

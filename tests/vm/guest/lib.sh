@@ -375,8 +375,9 @@ free_places() { # PARENT TYPE
 # Every device, claim, record and index entry there is, with what each says:
 # equal before and after means that nothing happened.
 baseline() {
-    find "$devices/" "$state/devices" "$state/domains" "$state/by-name" -mindepth 1 \
-        -printf '%p %l %i %T@\n' 2>/dev/null | sort
+    # Before the first domain of a boot the directories are not there.
+    { find "$devices/" "$state/devices" "$state/domains" "$state/by-name" -mindepth 1 \
+        -printf '%p %l %i %T@\n' 2>/dev/null || true; } | sort
 }
 
 # Locks of ours that a process holds (the lines with "->" only wait), in one pass:
