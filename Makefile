@@ -33,7 +33,7 @@ EMULATOR_CARGO = CARGO_TARGET_DIR=tests/emulator/target cargo
 .DEFAULT_GOAL := build
 # Two cargos, or two virtual machines, would only wait for each other.
 .NOTPARALLEL:
-.PHONY: help build check test test-emulator test-vm demo demo-vm package lint-package install uninstall clean
+.PHONY: help build check test test-emulator test-vm soak demo demo-vm package lint-package selinux install uninstall clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -49,10 +49,13 @@ check: deps-build deps-check ## formatting, lints, unit and case tests, shell fi
 	cargo test --locked --quiet
 	shellcheck $$(packaging/tree --list | xargs -d '\n' awk 'FNR == 1 { if (/^#!.*[\/ ](ba)?sh$$/ || FILENAME ~ /\.sh$$/) print FILENAME; nextfile }')
 
-test: check test-emulator lint-package test-vm ## everything: check, the emulated host, the package, the real host
+test: check test-emulator selinux lint-package test-vm ## everything: check, emulated host, SELinux, package, real host
 
 test-vm: package deps-vm ## scenarios on a real host in a virtual machine (SCENARIO=name: only that one)
 	tests/vm/run $(SCENARIO)
+
+soak: package deps-vm ## starts and stops on the real host, a hundred times as many as in make test: hours (SOAK=n: n times)
+	SOAK=$(or $(SOAK),100) tests/vm/run cycles
 
 test-emulator: build ## the emulated host's own tests, and the programs on it
 	VIRT_MDEV_BUILT=$(abspath $(BUILT)) $(EMULATOR_CARGO) test $(EMULATOR) --release --locked --quiet
@@ -73,6 +76,13 @@ lint-package: package ## what lintian says of the package
 	else \
 	    echo "lintian: skipped, this system has none"; \
 	fi
+
+# The headers' makefile writes beside its sources. NAME only keeps it from asking the system for the policy's name.
+selinux: deps-selinux ## the SELinux policy module, target/selinux/virt_mdev.pp; installed by nobody but you
+	@rm -rf target/selinux
+	@install -D -m 0644 -t target/selinux packaging/selinux/*
+	env -u MAKEFLAGS -u MFLAGS -u MAKEOVERRIDES \
+	    make --no-print-directory -C target/selinux -f /usr/share/selinux/devel/Makefile NAME=default virt_mdev.pp
 
 # cargo decides whether there is anything to build; make then compares the times of the files, so that an unchanged
 # program does not make a new package.

@@ -29,15 +29,16 @@ install_package() {
 run_scenario() {
     local name=$1 log=$share/logs/$1.log began=$EPOCHSECONDS status reason own_limit counted
     own_limit=$(sed -n 's/^# limit: \([0-9]*\) seconds.*/\1/p' "$share/scenarios/$name.sh")
+    own_limit=$((${own_limit:-$limit} * $(cat "$share/soak")))
 
-    timeout --kill-after=10 "${own_limit:-$limit}" \
+    timeout --kill-after=10 "$own_limit" \
         bash "$share/guest/scenario" "$name" </dev/null >"$log" 2>&1
     status=$?
 
     case $status in
     0) outcome=ok reason= ;;
     77) outcome=skipped reason=$(sed -n 's/^SKIPPED: //p' "$log" | tail -n1) ;;
-    124 | 137) outcome='not ok' reason="not finished after ${own_limit:-$limit} s" ;;
+    124 | 137) outcome='not ok' reason="not finished after $own_limit s" ;;
     *)
         outcome='not ok' reason=$(sed -n 's/^FAILED: //p' "$log" | head -n1)
         # The shell's own complaint, of an unset variable for one.
