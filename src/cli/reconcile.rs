@@ -66,9 +66,7 @@ pub fn run(host: &Host, dry_run: bool) -> Result<String, Failure> {
         }
         if let Some(record) = records.read(&domain).ok().flatten() {
             for (device, standing) in reap::judge(host, &record, false) {
-                if let Standing::Answered(By::Holder) = standing
-                    && record.is_orphan(&device)
-                {
+                if matches!(standing, Standing::Answered(By::Holder)) && record.is_orphan(&device) {
                     let _ = writeln!(said, "{name}: left {device}: {}", holder(host, &device));
                 }
             }
@@ -80,9 +78,16 @@ pub fn run(host: &Host, dry_run: bool) -> Result<String, Failure> {
             let _ = writeln!(said, "{domain}: would remove {shown}: the domain has no record");
             continue;
         }
-        let guard = records.lock(&domain, context.waits.lock)?;
-        if guard.remove_stray(&path)? {
-            let _ = writeln!(said, "{domain}: removed {shown}: the domain has no record");
+        let removed = records.lock(&domain, context.waits.lock).and_then(|guard| guard.remove_stray(&path));
+        match removed {
+            Ok(true) => {
+                let _ = writeln!(said, "{domain}: removed {shown}: the domain has no record");
+            }
+            Ok(false) => {}
+            Err(trouble) => {
+                let _ = writeln!(said, "{domain}: left {shown}: {trouble}");
+                failed += 1;
+            }
         }
     }
     match failed {
