@@ -168,8 +168,11 @@ pub(crate) fn unwind(
     deadline: Option<Duration>,
 ) -> Undone {
     let host = context.host;
-    // Nothing to do is nothing to write: the record of a domain that is merely in the way stays as it is.
-    if !guard.steps().is_empty() && !guard.steps().iter().any(|entry| within(entry.step.device())) {
+    // Nothing to do is nothing to write: the record of a domain that runs and is merely in the way stays as it is. Where
+    // only kept devices are left, the run may be yet to be ended, or a writer that died may have left its file: the
+    // save at the end deals with both.
+    let only_kept = guard.steps().iter().all(|entry| entry.state == State::Kept);
+    if !only_kept && !guard.steps().iter().any(|entry| within(entry.step.device())) {
         return Undone::default();
     }
     let limit = || match deadline {
