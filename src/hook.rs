@@ -20,6 +20,7 @@ use crate::reap;
 use crate::record::{Answers, Phase, Records};
 use crate::refusal::Refusal;
 use crate::request::{Request, requests};
+use crate::seen::Sight;
 use crate::step::Step;
 use crate::undo::{self, Sweep};
 use crate::words::{errno, printable};
@@ -161,31 +162,31 @@ pub fn prepare(host: &Host, xml: &[u8], caller: Option<Process>) -> Result<(), R
     }
     let context = Context { host, records: &records, waits: config.waits };
     let requests = requests(&domain, |address| nvidia::is_vgpu(host, address))?;
-    let mut cards = Vec::new();
-    let attempt = |cards: &mut _| make(context, config.placement, &domain, &requests, caller, cards);
-    match attempt(&mut cards) {
+    let mut sights = Vec::new();
+    let attempt = |sights: &mut _| make(context, config.placement, &domain, &requests, caller, sights);
+    match attempt(&mut sights) {
         Err(refusal @ (Refusal::NoRoom { .. } | Refusal::ClaimedByOther { .. })) => {
             let device = match &refusal {
                 Refusal::ClaimedByOther { uuid, .. } => Some(uuid),
                 _ => None,
             };
             // What a dead start left may not stand in the way of another domain.
-            let made = reap::make_room(context, &domain.uuid, device, &cards)?;
-            if made { attempt(&mut cards) } else { Err(refusal) }
+            let made = reap::make_room(context, &domain.uuid, device, &sights)?;
+            if made { attempt(&mut sights) } else { Err(refusal) }
         }
-        Err(Refusal::Vanished { .. }) => attempt(&mut cards),
+        Err(Refusal::Vanished { .. }) => attempt(&mut sights),
         done => done,
     }
 }
 
-/// One attempt at it. `cards` is filled with those that come into question.
+/// One attempt at it. `sights` is filled with what was seen for each request.
 fn make(
     context: Context<'_>,
     placement: Placement,
     domain: &Domain,
     requests: &[Request],
     caller: Option<Process>,
-    cards: &mut Vec<String>,
+    sights: &mut Vec<Sight>,
 ) -> Result<(), Refusal> {
     let host = context.host;
     let (mut guard, undone) = undo::settle(context, &domain.uuid, Sweep::of_domain(context.waits.release))?;
@@ -193,7 +194,7 @@ fn make(
         return Err(Refusal::Remove { uuid: left.device, why: left.why.to_string() });
     }
     let seen = see::see(host, context.records, &domain.uuid, requests)?;
-    *cards = seen.sights.iter().flat_map(|sight| &sight.offers).map(|offer| offer.card.clone()).collect();
+    sights.clone_from(&seen.sights);
     let plan = plan::prepare(&domain.uuid, requests, &seen, placement)?;
     for note in &plan.notes {
         log::warn!("{note}");

@@ -11,6 +11,7 @@ use crate::execute::Context;
 use crate::host::{Host, Trouble, daemon, holders};
 use crate::ids::{DeviceId, DomainUuid};
 use crate::record::{Answers, Entry, Phase, Record, Records, State};
+use crate::seen::{Offer, Sight};
 use crate::undo::{Sweep, settle};
 use crate::words::printable;
 
@@ -126,22 +127,24 @@ fn may_be_abandoned(host: &Host, record: &Record) -> bool {
     })
 }
 
-/// For a domain that finds no place, or its device taken: takes away what other domains left on these cards, or this
-/// device. Says whether anything went.
+/// For a domain that found no place in what it saw, or its device taken: takes away what other domains left on those
+/// cards, or this device. Says whether it is worth another look.
 pub fn make_room(
     context: Context<'_>,
     except: &DomainUuid,
     device: Option<&DeviceId>,
-    cards: &[String],
+    sights: &[Sight],
 ) -> Result<bool, Trouble> {
     let (host, records) = (context.host, context.records);
     let deadline = host.now() + context.waits.release;
+    let offers = || sights.iter().flat_map(|sight| &sight.offers);
+    let full = sights.iter().filter_map(|sight| sight.full_card.clone());
+    let cards: Vec<String> = offers().map(|offer| offer.card.clone()).chain(full).collect();
     let mut some = false;
     for other in records.domains()?.iter().filter(|other| *other != except) {
         let Ok(Some(record)) = records.read(other) else { continue };
-        let in_the_way = record
-            .devices()
-            .any(|(its, place, ..)| Some(its) == device || cards.contains(&backend::card(host, place)));
+        let on_card = |place| cards.contains(&backend::card(host, place));
+        let in_the_way = record.devices().any(|(its, place, ..)| Some(its) == device || on_card(place));
         let patience = deadline.saturating_sub(host.now());
         if !in_the_way || patience.is_zero() || !may_be_abandoned(host, &record) {
             continue;
@@ -160,5 +163,11 @@ pub fn make_room(
             Err(trouble) => log::warn!("{trouble}"),
         }
     }
-    Ok(some)
+    // What was in the way may have gone, by a reconcile or its own release, before its record was looked at here.
+    let has_room = |offer: &Offer| {
+        let free = backend::free(host, &offer.place).ok().flatten();
+        offer.free == Some(0) && free.is_some_and(|free| free > 0)
+    };
+    let is_let_go = |device| matches!(records.owner(device), Ok(None));
+    Ok(some || offers().any(has_room) || device.is_some_and(is_let_go))
 }

@@ -89,6 +89,8 @@ pub struct Sight {
     pub known: Vec<String>,
     /// Where a virtual function lists no such type: who has the functions of its card. It lists only what fits now.
     pub card_holders: Vec<Holder>,
+    /// And that card.
+    pub full_card: Option<String>,
     /// Where the named parents have no room: other parents that have, which the hint may name.
     pub elsewhere: Vec<Offer>,
 }

@@ -133,6 +133,7 @@ fn offers(
                     name: None,
                 };
                 sight.card_holders = holders(host, records, &place)?;
+                sight.full_card = Some(backend::card(host, &place));
             }
         }
     } else if sight.offers.iter().all(|offer| offer.free == Some(0)) {
