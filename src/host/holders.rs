@@ -1,6 +1,7 @@
 //! Who has a device open.
 
 use std::fmt;
+use std::time::Duration;
 
 use rustix::io::Errno;
 
@@ -8,6 +9,9 @@ use super::{Host, Trouble};
 use crate::backend;
 use crate::ids::DeviceId;
 use crate::words::printable;
+
+/// More than a look at a node takes: it is opened and closed at once.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// A process that has a device open.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,9 +45,18 @@ fn group(host: &Host, device: &DeviceId) -> Result<Option<String>, Trouble> {
 pub fn is_held(host: &Host, device: &DeviceId) -> Result<bool, Trouble> {
     let Some(group) = group(host, device)? else { return Ok(false) };
     let node = host.path(&format!("dev/vfio/{group}"));
-    match host.machine().try_open(&node) {
+    let busy = |opened: &std::io::Result<()>| {
+        opened.as_ref().is_err_and(|error| error.raw_os_error() == Some(Errno::BUSY.raw_os_error()))
+    };
+    let mut opened = host.machine().try_open(&node);
+    if busy(&opened) {
+        // Another hook may be looking at this very moment.
+        host.machine().sleep(LOOK);
+        opened = host.machine().try_open(&node);
+    }
+    match opened {
         Ok(()) => Ok(false),
-        Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => Ok(true),
+        opened if busy(&opened) => Ok(true),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(holder(host, device).is_some()),
         Err(error) => Err(Trouble::new("open", &node, error)),
     }

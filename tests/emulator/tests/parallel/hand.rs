@@ -70,8 +70,12 @@ pub(crate) fn make(oracle: &mut Oracle, eyes: &Eyes, dice: &mut Dice, before: &S
 
 /// Removes one that no domain uses.
 pub(crate) fn remove(oracle: &mut Oracle, eyes: &Eyes, dice: &mut Dice, before: &Sight) -> Result<(), Wrong> {
-    let free: Vec<String> =
-        oracle.foreign.keys().filter(|id| !before.claims.contains_key(*id)).cloned().collect();
+    let held = |id: &String| {
+        let holding = oracle.domains.iter().filter(|domain| !domain.holders.is_empty());
+        holding.flat_map(|domain| &domain.wanted).any(|wanted| wanted.id == *id)
+    };
+    let unused = |id: &&String| !before.claims.contains_key(*id) && !held(id);
+    let free: Vec<String> = oracle.foreign.keys().filter(unused).cloned().collect();
     if free.is_empty() {
         return Ok(());
     }

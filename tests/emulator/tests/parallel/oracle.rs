@@ -130,6 +130,11 @@ impl Oracle {
         ids.filter(move |wanted| wanted.pool == pool)
     }
 
+    /// Whether somebody has made by hand what this domain wants.
+    pub(crate) fn uses_foreign(&self, domain: &Domain) -> bool {
+        domain.wanted.iter().any(|wanted| self.foreign.contains_key(&wanted.id))
+    }
+
     /// Whether all that a domain wants has room, by the oracle's own count; `without` is not counted.
     pub(crate) fn has_room(&self, sight: &Sight, domain: &Domain, without: &[&str]) -> bool {
         let mut rest = sight.clone();
@@ -180,8 +185,10 @@ impl Oracle {
                 wrong.push(format!("{}: {left:?} left with {used} taken", pool.name));
             }
         }
-        for domain in &mut self.domains {
-            check_domain(domain, sight, &mut wrong);
+        let let_go: Vec<bool> =
+            self.domains.iter().map(|domain| domain.is == Is::Stuck && self.uses_foreign(domain)).collect();
+        for (domain, let_go) in self.domains.iter_mut().zip(let_go) {
+            check_domain(domain, let_go, sight, &mut wrong);
         }
         // What a process that died was writing: the next save of its domain replaces it, and its end takes it
         // away.
@@ -215,10 +222,11 @@ impl Oracle {
     }
 }
 
-fn check_domain(domain: &mut Domain, sight: &Sight, wrong: &mut Vec<Wrong>) {
+/// `let_go`: it was released while its QEMU had a device that somebody else made, which is no longer claimed then.
+fn check_domain(domain: &mut Domain, let_go: bool, sight: &Sight, wrong: &mut Vec<Wrong>) {
     let Domain { name, uuid, .. } = &*domain;
     let record = sight.records.get(uuid).map(String::as_str);
-    if domain.is_whole() {
+    if domain.is_whole() && !let_go {
         for Wanted { id, kind, .. } in &domain.wanted {
             let there = sight.devices.get(id);
             if there.is_none_or(|device| !device.kind.is_empty() && device.kind != *kind) {

@@ -262,7 +262,9 @@ impl Run {
                 let own = sight.claims.iter().filter(|(_, of)| **of == domain.uuid);
                 let devices: Vec<_> =
                     own.map(|(id, _)| (id.clone(), sight.devices.get(id).cloned())).collect();
-                (devices, sight.records.get(&domain.uuid).cloned())
+                let record = sight.records.get(&domain.uuid).cloned();
+                // The release of what stays anyway may be ended although its QEMU has it still.
+                (devices, record.filter(|_| !(domain.keeps() && domain.is == Is::Stuck)))
             };
             if !domain.may_be_reaped() && seen(before) != seen(&after) {
                 wrong.push(format!("reconcile has touched {name}: {:?}", seen(&after)));

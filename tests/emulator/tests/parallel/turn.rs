@@ -163,13 +163,13 @@ pub(crate) fn judge(oracle: &mut Oracle, turn: &Turn, said: &Said, context: &Con
             match said.code {
                 _ if matches!(daemon, Daemon::KilledAfter(_)) && said.killed() => {
                     answered = false;
-                    unsure(true)
+                    // What its QEMU has open stays, whatever happened to the hook.
+                    if held { was } else { unsure(true) }
                 }
                 Some(0) if well => {
                     answered = lives;
                     if lives { Is::Ready } else { Is::Dead }
                 }
-                // What its QEMU has open stays, whatever happened to the hook.
                 _ if killed && held => was,
                 _ if killed => {
                     answered = lives;
@@ -189,6 +189,8 @@ pub(crate) fn judge(oracle: &mut Oracle, turn: &Turn, said: &Said, context: &Con
             let reap = reap && was != (Is::Unsure { reap: false });
             match (killed || context.struck, held) {
                 (_, true) if well => Is::Stuck,
+                // What somebody else made is let go of whoever has it open.
+                (true, true) if oracle.uses_foreign(domain) => Is::Stuck,
                 (true, true) => was,
                 (true, false) => unsure(reap),
                 (false, _) if well => Is::Off,
@@ -254,7 +256,12 @@ fn refusal(oracle: &Oracle, turn: &Turn, said: &Said, context: &Context<'_>) -> 
         return if busy || others.any(answers) { Ok(()) } else { Err("nobody else has it") };
     }
     if text.contains("is in use by qemu-system-x86") {
-        return if domain.holders.is_empty() { Err("nobody has it open") } else { Ok(()) };
+        // Its own QEMU, or that of one that was released while it had a device that somebody else made.
+        let holds = |other: &Domain| {
+            let same = |theirs: &Wanted| domain.wanted.iter().any(|own| own.id == theirs.id);
+            !other.holders.is_empty() && other.wanted.iter().any(same)
+        };
+        return if oracle.domains.iter().any(holds) { Ok(()) } else { Err("nobody has it open") };
     }
     if text.contains("exists already") {
         let other = |own: &Wanted| oracle.foreign.get(&own.id).is_some_and(|(made, _)| made.kind != own.kind);
