@@ -24,8 +24,10 @@ pub enum Event {
 /// What an [`Event`] means to us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// Create the domain's devices; the only action that may refuse.
+    /// Create the domain's devices; may refuse.
     Prepare,
+    /// The nodes of the domain's devices get its labels; may refuse.
+    Label,
     /// The record follows the domain's state.
     Follow(Event),
     /// The record is compared with the host.
@@ -47,7 +49,7 @@ pub struct Call {
 
 const TABLE: [(&str, &str, Event, Action); 8] = [
     ("prepare", "begin", Event::Prepare, Action::Prepare),
-    ("start", "begin", Event::Start, Action::Follow(Event::Start)),
+    ("start", "begin", Event::Start, Action::Label),
     ("started", "begin", Event::Started, Action::Follow(Event::Started)),
     // libvirt has yet to restore the labels of the device: too early to remove it.
     ("stopped", "end", Event::Stopped, Action::Nothing),

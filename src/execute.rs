@@ -5,9 +5,9 @@ use rustix::io::Errno;
 
 use crate::backend;
 use crate::config::Waits;
-use crate::host::{Host, Lock, Trouble, daemon, see};
+use crate::host::{Host, Lock, Trouble, daemon, node, see};
 use crate::ids::{AttributeName, DeviceId};
-use crate::plan::{Plan, held_by};
+use crate::plan::{Plan, Planned, held_by};
 use crate::record::{Answers, Guard, Phase, Records, State};
 use crate::refusal::Refusal;
 use crate::step::{Place, Step};
@@ -65,6 +65,16 @@ fn go_through(
         }
         _ => Ok(guard.advance(Phase::Prepared, answers)?),
     }
+}
+
+/// Carries out a start's plan. What is done when it fails is undone by the release that libvirt calls then.
+pub fn label(context: Context<'_>, guard: &mut Guard<'_>, plan: &Plan) -> Result<(), Refusal> {
+    for Planned { step, .. } in &plan.steps {
+        log::info!(VIRT_MDEV_UUID:% = step.device(); "{step}");
+        let answers = guard.steps().iter().find(|entry| entry.step.device() == step.device());
+        perform(context, guard, step, answers.and_then(|entry| entry.answers))?;
+    }
+    Ok(guard.advance(Phase::Starting, None)?)
 }
 
 fn perform(
@@ -143,10 +153,40 @@ fn perform(
             guard.done();
             Ok(())
         }
+        Step::Label { node, label, .. } => {
+            once(guard, step, answers, || node::put(context.host, node, label, None).map(drop))
+        }
+        Step::Allow { node, profile, .. } => {
+            once(guard, step, answers, || node::allow(context.host, profile, node))
+        }
+        Step::Unlabel { node, label, was, .. } => {
+            Ok(node::put(context.host, node, was, Some(label)).map(drop)?)
+        }
+        Step::Withdraw { node, profile, .. } => Ok(node::withdraw(context.host, profile, node)?),
         Step::Destroy { device, place } => undo::destroy(context, device, place, false, undo::CHILD)
             .map(|_| ())
             .map_err(|why| Refusal::Remove { uuid: device.clone(), why: why.to_string() }),
     }
+}
+
+/// A start may be called again for a domain that is being started: what it did the first time stands in the record.
+fn once(
+    guard: &mut Guard<'_>,
+    step: &Step,
+    answers: Option<Answers>,
+    act: impl FnOnce() -> Result<(), Trouble>,
+) -> Result<(), Refusal> {
+    let at = guard.steps().iter().position(|entry| entry.step.is_again(step));
+    match at {
+        Some(at) => guard.replace(at, step.clone(), State::Intended, answers)?,
+        None => guard.intend(step.clone(), answers)?,
+    }
+    act()?;
+    match at {
+        Some(at) => guard.mark(at, State::Done)?,
+        None => guard.done(),
+    }
+    Ok(())
 }
 
 fn refused_attribute(device: &DeviceId, name: &AttributeName, value: &str, trouble: &Trouble) -> Refusal {

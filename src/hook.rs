@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::backend::{self, nvidia};
 use crate::config::Config;
-use crate::domain::{self, Domain, MAX_XML, Placement};
+use crate::domain::{self, Domain, MAX_XML};
 use crate::event::{Action, Call, Event};
 use crate::execute::{self, Context};
 use crate::host::daemon::Process;
@@ -21,8 +21,9 @@ use crate::record::{Answers, Phase, Records};
 use crate::refusal::Refusal;
 use crate::request::{Request, requests};
 use crate::seen::Sight;
+use crate::start;
 use crate::step::Step;
-use crate::undo::{self, Sweep};
+use crate::undo::{self, Back, Sweep};
 use crate::words::{errno, printable};
 
 /// What `virt-mdev-hook` does. `args` are its arguments without the program's name.
@@ -63,10 +64,11 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             journal::start(&call.name);
             compare(&host, &call.name, &read_stdin(MAX_SCAN))
         }
+        (Action::Label, _) => label(&host, &call),
         (Action::Follow(event), _) => follow(&host, &call, event),
     };
     match call.event.action() {
-        Action::Prepare => act().map_or_else(
+        Action::Prepare | Action::Label => act().map_or_else(
             |refusal| {
                 refuse(&call.name, &refusal);
                 ExitCode::FAILURE
@@ -162,9 +164,15 @@ pub fn prepare(host: &Host, xml: &[u8], caller: Option<Process>) -> Result<(), R
     }
     let context = Context { host, records: &records, waits: config.waits };
     let requests = requests(&domain, |address| nvidia::is_vgpu(host, address))?;
+    start::judge(host, &domain, config.labels, caller, &[])?;
     let mut sights = Vec::new();
-    let attempt = |sights: &mut _| make(context, config.placement, &domain, &requests, caller, sights);
-    match attempt(&mut sights) {
+    let attempt = |sights: &mut _| make(context, config, &domain, &requests, caller, sights);
+    let mut done = attempt(&mut sights);
+    // It may have been another domain's that was just being released: its device and its claim are not read at once.
+    if matches!(done, Err(Refusal::Vanished { .. } | Refusal::OtherDevice { .. })) {
+        done = attempt(&mut sights);
+    }
+    match done {
         Err(refusal @ (Refusal::NoRoom { .. } | Refusal::ClaimedByOther { .. })) => {
             let device = match &refusal {
                 Refusal::ClaimedByOther { uuid, .. } => Some(uuid),
@@ -174,7 +182,6 @@ pub fn prepare(host: &Host, xml: &[u8], caller: Option<Process>) -> Result<(), R
             let made = reap::make_room(context, &domain.uuid, device, &sights)?;
             if made { attempt(&mut sights) } else { Err(refusal) }
         }
-        Err(Refusal::Vanished { .. }) => attempt(&mut sights),
         done => done,
     }
 }
@@ -182,7 +189,7 @@ pub fn prepare(host: &Host, xml: &[u8], caller: Option<Process>) -> Result<(), R
 /// One attempt at it. `sights` is filled with what was seen for each request.
 fn make(
     context: Context<'_>,
-    placement: Placement,
+    config: Config,
     domain: &Domain,
     requests: &[Request],
     caller: Option<Process>,
@@ -195,7 +202,7 @@ fn make(
     }
     let seen = see::see(host, context.records, &domain.uuid, requests)?;
     sights.clone_from(&seen.sights);
-    let plan = plan::prepare(&domain.uuid, requests, &seen, placement)?;
+    let plan = plan::prepare(&domain.uuid, requests, &seen, config.placement)?;
     for note in &plan.notes {
         log::warn!("{note}");
     }
@@ -211,6 +218,10 @@ fn make(
         .collect();
     let watch = if made.is_empty() { None } else { Watch::start(host) };
     execute::carry_out(context, &mut guard, &domain.name, &plan, caller.map(Answers::Starting))?;
+    if let Err(refusal) = start::judge(host, domain, config.labels, caller, &plan.devices()) {
+        undo::unwind(context, &mut guard, Back::Start, &|_| true, None).report();
+        return Err(refusal);
+    }
     // No lock is held while udev is waited for.
     drop(guard);
     if watch.is_some_and(|watch| !watch.wait(host, &made, context.waits.udev)) {
@@ -222,6 +233,17 @@ fn make(
 /// The domain that the call is about: the UUID of its XML, or else what was recorded under its name.
 fn whose(records: &Records, name: &str, xml: &[u8]) -> Option<DomainUuid> {
     domain::uuid_in(xml).or_else(|| records.by_name(name)).filter(|domain| records.has(domain))
+}
+
+/// The nodes get the labels that libvirt has chosen. That touches no device, so no driver can hold it up.
+fn label(host: &Host, call: &Call) -> Result<(), Refusal> {
+    let mut xml = read_stdin(MAX_SCAN);
+    if whose(&Records::new(host), &call.name, &xml).is_none() {
+        return Ok(());
+    }
+    journal::start(&call.name);
+    xml.append(&mut read_stdin(MAX_XML + 1 - xml.len()));
+    start::start(host, &xml)
 }
 
 /// The record follows what libvirt says of the domain. It touches no device, so no driver can hold it up.

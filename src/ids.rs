@@ -205,6 +205,13 @@ identity! {
     Node, String, |text| parse_node(text).map(|()| text.to_owned())
 }
 
+impl Node {
+    /// Whether it is a group's, `vfio/7`, not a device's own.
+    pub fn is_group(&self) -> bool {
+        !self.0.starts_with("vfio/devices/")
+    }
+}
+
 fn parse_node(text: &str) -> Result<(), Malformed> {
     let name = text.strip_prefix("vfio/devices/vfio").or_else(|| text.strip_prefix("vfio/"));
     match name {

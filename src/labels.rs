@@ -3,18 +3,26 @@
 //! At `start` libvirt has chosen the labels and written them into the XML. What is malformed is refused whole, before
 //! anything is written anywhere: the texts end in `chown`, in an extended attribute and in a file's name.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::accounts::Accounts;
-use crate::domain::Seclabel;
-use crate::ids::{Context, Profile};
+use crate::domain::{Domain, Seclabel};
+use crate::ids::{Context, DeviceId, Node, Profile};
+use crate::plan::{Plan, Planned};
 use crate::qemu_conf::QemuConf;
+use crate::record::Entry;
 use crate::refusal::Refusal;
 use crate::startable::QEMU_CONF;
+use crate::step::Step;
 use crate::words::printable;
 
 /// Whom libvirt's packages run QEMU as, where `qemu.conf` names nobody: Debian, Ubuntu and Arch, then Fedora and SUSE.
 const DEFAULT_USERS: [&str; 2] = ["libvirt-qemu", "qemu"];
+
+/// Read and write, for the owner.
+const USABLE: u32 = 0o600;
 
 /// Longest label that libvirt keeps, in bytes (`VIR_SECURITY_LABEL_BUFLEN` less its NUL).
 const MAX_LABEL: usize = 4096;
@@ -26,6 +34,30 @@ pub struct Owner {
     pub uid: u32,
     /// Likewise.
     pub gid: u32,
+}
+
+/// What a node carries, or is to: a part that is `None` is not meant.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Label {
+    /// Owner and group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Owner>,
+    /// Permissions, without the type of the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<u32>,
+    /// SELinux context.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<Context>,
+}
+
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let owner = self.owner.as_ref().map(|Owner { uid, gid }| format!("owner {uid}:{gid}"));
+        let mode = self.mode.map(|mode| format!("mode {mode:04o}"));
+        let context = self.context.as_ref().map(|context| format!("context {context}"));
+        let parts: Vec<String> = [owner, mode, context].into_iter().flatten().collect();
+        f.write_str(&parts.join(", "))
+    }
 }
 
 /// `None` is a label that the domain does not want set.
@@ -60,6 +92,70 @@ pub fn labels(seclabels: &[Seclabel], conf: &QemuConf, accounts: &Accounts) -> R
         _ => None,
     };
     Ok(Labels { owner, context, profile })
+}
+
+/// Whether the XML itself says who owns the domain's nodes, or that nobody is to be given them.
+pub fn names_an_owner(seclabels: &[Seclabel]) -> bool {
+    match said(seclabels, "dac") {
+        Said::Nothing => false,
+        Said::No => true,
+        Said::Yes(seclabel) => seclabel.imagelabel.is_some() || seclabel.label.is_some(),
+    }
+}
+
+/// A node as it is before a start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Carrying {
+    /// Whose it is.
+    pub device: DeviceId,
+    /// Which.
+    pub node: Node,
+    /// All that it carries.
+    pub carried: Label,
+}
+
+/// What start does about the nodes. `recorded`: what an earlier call of the same start did; what a node carried before
+/// that one is what it will carry again.
+pub fn plan(domain: &Domain, labels: &Labels, nodes: &[Carrying], recorded: &[Entry]) -> Plan {
+    let mut plan = Plan::default();
+    for Carrying { device, node, carried } in nodes {
+        let (device, node) = (device.clone(), node.clone());
+        // Without its owner's bits a node's owner cannot use it.
+        let mode = carried.mode.filter(|mode| labels.owner.is_some() && mode & USABLE != USABLE);
+        let mut label = Label {
+            owner: labels.owner.clone(),
+            mode: mode.map(|mode| mode | USABLE),
+            context: labels.context.clone(),
+        };
+        let mut was = Label {
+            owner: carried.owner.clone().filter(|_| label.owner.is_some()),
+            mode,
+            context: carried.context.clone().filter(|_| label.context.is_some()),
+        };
+        let again = Step::Label {
+            device: device.clone(),
+            node: node.clone(),
+            label: label.clone(),
+            was: was.clone(),
+        };
+        let before = recorded.iter().find(|entry| entry.step.is_again(&again));
+        if let Some(Step::Label { label: ours, was: before, .. }) = before.map(|entry| &entry.step) {
+            label.mode = label.mode.or(ours.mode);
+            was.owner = before.owner.clone().or(was.owner);
+            was.mode = before.mode.or(was.mode);
+            was.context = before.context.clone().or(was.context);
+        }
+        if label != Label::default() {
+            let step = Step::Label { device: device.clone(), node: node.clone(), label, was };
+            plan.steps.push(Planned { step, why: "for the domain's QEMU, which is not root".to_owned() });
+        }
+        if let Some(profile) = labels.profile.clone().filter(|_| domain.has_argument_only(&device)) {
+            let why = "the domain names the device in <qemu:commandline>, of which libvirt makes no rule"
+                .to_owned();
+            plan.steps.push(Planned { step: Step::Allow { device, node, profile }, why });
+        }
+    }
+    plan
 }
 
 /// What the XML says for one security model.

@@ -27,6 +27,7 @@ pub mod reap;
 pub mod record;
 pub mod request;
 pub mod seen;
+pub mod start;
 pub mod startable;
 pub mod step;
 pub mod undo;

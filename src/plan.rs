@@ -34,6 +34,17 @@ pub struct Plan {
     pub notes: Vec<String>,
 }
 
+impl Plan {
+    /// The devices that it is about, each once.
+    pub fn devices(&self) -> Vec<DeviceId> {
+        let mut devices: Vec<DeviceId> =
+            self.steps.iter().map(|planned| planned.step.device().clone()).collect();
+        devices.sort();
+        devices.dedup();
+        devices
+    }
+}
+
 /// What prepare does: all devices are created, then their attributes are written in order, then all are brought online.
 pub fn prepare(
     domain: &DomainUuid,

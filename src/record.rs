@@ -8,12 +8,13 @@
 //!   locks/domain-000 … domain-fff    kernel locks, one of them for each domain
 //!   locks/card-000 … card-fff        kernel locks, one of them for each physical card
 //!   locks/claims                     kernel lock: held while a claim that nobody answers for is broken
+//!   locks/labels                     kernel lock: held while one node gets a label, by udev's helper, or loses it
 //! ```
 //! Claims and index are symbolic links because a link is made whole, exclusively and in one system call; they point
 //! at nothing and nobody follows them. `/run` is empty after a boot, and so is sysfs.
 //!
 //! A record stands before the first claim and goes after the last one, so a claim whose domain has no record is
-//! nobody's. Lock order: domain, card, claims.
+//! nobody's. Lock order: domain, card, claims; domain, labels.
 
 mod guard;
 
@@ -243,6 +244,12 @@ impl Records {
     /// Takes the lock of a physical card, which is held while a place on it is chosen and taken.
     pub fn lock_card(&self, card: &str, limit: Duration) -> Result<Lock, Trouble> {
         self.host.lock(&self.base.join(format!("locks/card-{}", bucket(card))), limit)
+    }
+
+    /// Takes the lock of all nodes, which is held while a record is looked at and its label given to a node, or while
+    /// one is put back.
+    pub fn lock_labels(&self, limit: Duration) -> Result<Lock, Trouble> {
+        self.host.lock(&self.base.join("locks/labels"), limit)
     }
 
     /// Takes a domain's lock and reads its record. The guard is the only way to change either.

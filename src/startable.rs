@@ -13,14 +13,18 @@ pub const QEMU_CONF: &str = "etc/libvirt/qemu.conf";
 /// Judges the nodes of such devices. `lockable`: how much memory QEMU may lock, in KiB, where that is known.
 pub fn judge(domain: &Domain, nodes: &[Node], conf: &QemuConf, lockable: Option<u64>) -> Result<(), Refusal> {
     let paths: Vec<String> = nodes.iter().map(|node| format!("/dev/{node}")).collect();
-    if let Some(missing) = missing(&paths, conf) {
+    // For a hostdev libvirt does all this itself, the container included (`qemuDomainGetHostdevPath`).
+    let by_libvirt = !domain.mdevs.is_empty() || !domain.pcis.is_empty();
+    let container = (!by_libvirt).then(|| "/dev/vfio/vfio".to_owned());
+    let needed: Vec<String> = container.into_iter().chain(paths.iter().cloned()).collect();
+    if let Some(missing) = missing(&needed, conf) {
         // libvirt takes the first assignment of a name and ignores others (`virConfAddEntry`).
         let verb = if conf.device_acl.is_some() { "replace cgroup_device_acl in" } else { "add to" };
         let lines = conf.lines_for(&suggested(&paths));
         return Err(Refusal::NotInNamespace { node: missing, verb, lines });
     }
-    // With a hostdev libvirt raises the limit itself (`qemuDomainGetMemLockLimitBytes`).
-    let by_libvirt = !domain.mdevs.is_empty() || !domain.pcis.is_empty() || domain.locked;
+    // And raises the limit (`qemuDomainGetMemLockLimitBytes`).
+    let by_libvirt = by_libvirt || domain.locked;
     match (domain.memory, lockable) {
         (Some(memory), Some(lockable)) if !by_libvirt && lockable < memory => {
             Err(Refusal::MemoryLimit { memory, lockable })
@@ -35,8 +39,7 @@ fn missing(paths: &[String], conf: &QemuConf) -> Option<String> {
         return None;
     }
     let allowed = conf.device_acl.as_deref().unwrap_or_default();
-    let container = "/dev/vfio/vfio".to_owned();
-    std::iter::once(&container).chain(paths).find(|path| !allowed.contains(path)).cloned()
+    paths.iter().find(|path| !allowed.contains(path)).cloned()
 }
 
 /// Group numbers are given out as devices come: a start later may get others, so that some more are allowed. Paths

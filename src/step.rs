@@ -6,7 +6,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::Backend;
-use crate::ids::{AttributeName, DeviceId, Parent, TypeId};
+use crate::ids::{AttributeName, DeviceId, Node, Parent, Profile, TypeId};
+use crate::labels::Label;
 use crate::words::printable;
 
 /// Where a device lives: the interface, the parent and the type that make it.
@@ -84,6 +85,46 @@ pub enum Step {
         /// Which.
         device: DeviceId,
     },
+    /// Give a node of a device a label, so that the domain's QEMU can open it.
+    Label {
+        /// Whose node.
+        device: DeviceId,
+        /// Which.
+        node: Node,
+        /// What it is to carry.
+        label: Label,
+        /// What it carried before, of the same parts: each is put back where the node still carries ours.
+        was: Label,
+    },
+    /// Put back what a node carried, where it carries this label still.
+    Unlabel {
+        /// Whose node.
+        device: DeviceId,
+        /// Which.
+        node: Node,
+        /// What it carries.
+        label: Label,
+        /// What it is to carry again.
+        was: Label,
+    },
+    /// Let the domain's AppArmor profile open a node of which libvirt does not know.
+    Allow {
+        /// Whose node.
+        device: DeviceId,
+        /// Which.
+        node: Node,
+        /// The domain's profile.
+        profile: Profile,
+    },
+    /// Take that rule out again.
+    Withdraw {
+        /// Whose node.
+        device: DeviceId,
+        /// Which.
+        node: Node,
+        /// The domain's profile.
+        profile: Profile,
+    },
     /// Take a device of ours away.
     Destroy {
         /// Which.
@@ -104,6 +145,10 @@ impl Step {
             | Self::Attribute { device, .. }
             | Self::Online { device }
             | Self::Offline { device }
+            | Self::Label { device, .. }
+            | Self::Unlabel { device, .. }
+            | Self::Allow { device, .. }
+            | Self::Withdraw { device, .. }
             | Self::Destroy { device, .. } => device,
         }
     }
@@ -115,7 +160,18 @@ impl Step {
             | Self::Adopt { place, .. }
             | Self::Use { place, .. }
             | Self::Destroy { place, .. } => Some(place),
-            Self::Attribute { .. } | Self::Online { .. } | Self::Offline { .. } => None,
+            _ => None,
+        }
+    }
+
+    /// Whether this and `other` label the same node, or make the same rule: the record has one of them.
+    pub fn is_again(&self, other: &Step) -> bool {
+        match (self, other) {
+            (Self::Label { device, node, .. }, Self::Label { device: its, node: other, .. })
+            | (Self::Allow { device, node, .. }, Self::Allow { device: its, node: other, .. }) => {
+                device == its && node == other
+            }
+            _ => false,
         }
     }
 
@@ -124,9 +180,7 @@ impl Step {
     pub fn inverse(&self) -> Option<Step> {
         match self {
             Self::Create { device, place, .. } => Some(destroy(device, place)),
-            Self::Online { device } => Some(Self::Offline { device: device.clone() }),
-            Self::Attribute { device, name, was: Some(was), .. } => Some(put_back(device, name, was)),
-            _ => None,
+            step => step.change_back(),
         }
     }
 
@@ -146,8 +200,17 @@ impl Step {
             Self::Create { device, place, keep: false, .. } | Self::Adopt { device, place, keep: false } => {
                 Some(destroy(device, place))
             }
-            Self::Online { device } => Some(Self::Offline { device: device.clone() }),
-            Self::Attribute { device, name, was: Some(was), .. } => Some(put_back(device, name, was)),
+            step => step.change_back(),
+        }
+    }
+
+    /// What takes a change of a device back, whoever made the device and however long it stays.
+    fn change_back(&self) -> Option<Step> {
+        match self.clone() {
+            Self::Online { device } => Some(Self::Offline { device }),
+            Self::Attribute { device, name, was: Some(was), .. } => Some(put_back(&device, &name, &was)),
+            Self::Label { device, node, label, was } => Some(Self::Unlabel { device, node, label, was }),
+            Self::Allow { device, node, profile } => Some(Self::Withdraw { device, node, profile }),
             _ => None,
         }
     }
@@ -188,6 +251,16 @@ impl fmt::Display for Step {
             }
             Self::Online { device } => write!(f, "bring {device} online"),
             Self::Offline { device } => write!(f, "take {device} offline"),
+            Self::Label { device, node, label, .. } => write!(f, "label /dev/{node} of {device}: {label}"),
+            Self::Unlabel { device, node, was, .. } => {
+                write!(f, "label /dev/{node} of {device} as before: {was}")
+            }
+            Self::Allow { device, node, profile } => {
+                write!(f, "allow {profile} to open /dev/{node} of {device} (AppArmor)")
+            }
+            Self::Withdraw { device, node, profile } => {
+                write!(f, "allow {profile} no more to open /dev/{node} of {device} (AppArmor)")
+            }
             Self::Destroy { device, place, .. } => write!(f, "destroy {device}, {place}"),
         }
     }

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use crate::backend::{self, Backend};
 use crate::execute::Context;
-use crate::host::{Host, Trouble, child, holders};
+use crate::host::{Host, Trouble, child, holders, node};
 use crate::ids::{DeviceId, DomainUuid};
 use crate::reap;
 use crate::record::{Guard, Phase, State};
@@ -263,6 +263,9 @@ pub(crate) fn unwind(
                 };
                 noted(guard.replace(at, kept, State::Kept, None));
             }
+            // Its labels go before it does.
+            (Step::Use { device, .. }, _)
+                if guard.steps().iter().skip(at + 1).any(|later| later.step.device() == device) => {}
             (Step::Use { device, .. }, _) => match guard.unclaim(device) {
                 Ok(()) => guard.remove(at),
                 Err(trouble) => stays(guard, device, trouble.into()),
@@ -277,6 +280,15 @@ pub(crate) fn unwind(
                 Ok(()) => guard.remove(at),
                 Err(why) => stays(guard, back.device(), why),
             },
+            (_, Some(back @ (Step::Unlabel { .. } | Step::Withdraw { .. }))) => {
+                if entry.state != State::Undoing {
+                    noted(guard.mark(at, State::Undoing));
+                }
+                match unlabel(context, guard, &back) {
+                    Ok(()) => guard.remove(at),
+                    Err(trouble) => stays(guard, back.device(), trouble.into()),
+                }
+            }
             (Step::Attribute { device, .. }, back) => {
                 // Of a virtual function: its attributes outlive the domain, and the next one is not to find ours.
                 let back = back.filter(|_| guard.owns(device).unwrap_or(false));
@@ -323,6 +335,26 @@ fn put_back(host: &Host, step: &Step, limit: Duration) -> Result<(), Why> {
         }
     }
     Ok(())
+}
+
+/// Puts back what a node carried, or takes a rule out. A node that is another's by now has nothing of ours: groups are
+/// numbered anew. libvirt, too, gives nodes back, to root.
+fn unlabel(context: Context<'_>, guard: &Guard<'_>, back: &Step) -> Result<(), Trouble> {
+    let Context { host, records, waits } = context;
+    match back {
+        Step::Unlabel { device, node, label, was } => {
+            // The helper of udev looks at the record and labels the node under this lock: it does so before, or not any
+            // more.
+            let _lock = records.lock_labels(waits.lock)?;
+            let has = guard.owns(device)? && node::of(host, device)?.contains(node);
+            if has && node::put(host, node, was, Some(label))? {
+                log::info!(VIRT_MDEV_UUID:% = device; "{back}");
+            }
+            Ok(())
+        }
+        Step::Withdraw { profile, node, .. } => node::withdraw(host, profile, node),
+        _ => Ok(()),
+    }
 }
 
 fn held(host: &Host, device: &DeviceId) -> Option<Why> {

@@ -12,6 +12,7 @@ use crate::host::{Host, see};
 use crate::plan::{self, Plan, Planned};
 use crate::record::{Named, Phase, Records, State};
 use crate::request::requests;
+use crate::start;
 use crate::step::Step;
 use crate::words::printable;
 
@@ -48,6 +49,8 @@ fn answer(host: &Host, event: Event, xml: &[u8]) -> Result<Answer, Failure> {
             let requests = requests(&domain, |address| nvidia::is_vgpu(host, address))
                 .map_err(|refusal| in_domain(&domain.name, Failure::from(refusal)))?;
             let mut plan = if config.enabled {
+                start::judge(host, &domain, config.labels, None, &[])
+                    .map_err(|refusal| in_domain(&domain.name, Failure::from(refusal)))?;
                 let seen = see::see(host, &records, &domain.uuid, &requests)?;
                 plan::prepare(&domain.uuid, &requests, &seen, config.placement)
                     .map_err(|refusal| in_domain(&domain.name, Failure::from(refusal)))?
@@ -74,6 +77,15 @@ fn answer(host: &Host, event: Event, xml: &[u8]) -> Result<Answer, Failure> {
                 }
             }
         }
+        Action::Label => {
+            let domain = Domain::read(xml)?;
+            let plan = match records.read(&domain.uuid)? {
+                Some(record) => start::plan(host, &domain, &record, config(host)?.labels)
+                    .map_err(|refusal| in_domain(&domain.name, Failure::from(refusal)))?,
+                None => Plan::default(),
+            };
+            (Named { uuid: domain.uuid, name: domain.name }, plan)
+        }
         Action::Follow(_) | Action::Compare | Action::Nothing => {
             let domain = Domain::read(xml)?;
             (Named { uuid: domain.uuid, name: domain.name }, Plan::default())
@@ -87,7 +99,14 @@ fn release(record: &crate::record::Record) -> Plan {
     let mut plan = Plan::default();
     for entry in record.steps.iter().rev().filter(|entry| entry.state != State::Kept) {
         match (entry.step.release(), &entry.step) {
-            (Some(step), _) => plan.steps.push(Planned { step, why: "virt-mdev made it".to_owned() }),
+            (Some(step), _) => {
+                let why = if matches!(step, Step::Destroy { .. }) {
+                    "virt-mdev made it"
+                } else {
+                    "virt-mdev set it"
+                };
+                plan.steps.push(Planned { step, why: why.to_owned() });
+            }
             (None, Step::Create { device, .. } | Step::Adopt { device, .. }) => {
                 plan.notes.push(format!("{device} is kept"));
             }

@@ -12,7 +12,7 @@ pub use reader::MAX_XML;
 pub use scan::uuid_in;
 pub use wanted::{Attribute, Placement, Wanted};
 
-use crate::ids::{DomainUuid, MdevUuid, PciAddress};
+use crate::ids::{DeviceId, DomainUuid, MdevUuid, PciAddress};
 use crate::refusal::Refusal;
 
 /// Our namespace in `<metadata>`; matched by URI, never by prefix.
@@ -85,6 +85,20 @@ impl Domain {
         }
         let text = std::str::from_utf8(bytes).map_err(|error| Refusal::XmlNotUtf8(error.valid_up_to()))?;
         reader::read(text)
+    }
+
+    /// Whether libvirt knows of the device, and labels its nodes as it labels others (`dynamic_ownership`).
+    pub fn has_hostdev(&self, device: &DeviceId) -> bool {
+        match device {
+            DeviceId::Mdev(uuid) => self.mdevs.iter().any(|hostdev| hostdev.uuid == *uuid),
+            DeviceId::Vf(address) => self.pcis.iter().any(|hostdev| hostdev.address == *address),
+        }
+    }
+
+    /// Whether the domain names the device in `<qemu:commandline>` alone.
+    pub fn has_argument_only(&self, device: &DeviceId) -> bool {
+        let named = matches!(device, DeviceId::Mdev(uuid) if self.sysfsdevs.contains(uuid));
+        named && !self.has_hostdev(device)
     }
 
     /// Whether the domain has anything to do with mediated devices; most domains of a host have not.

@@ -4,19 +4,22 @@
 use std::fmt;
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, flock, fstat, openat, renameat, statat, unlinkat,
+    AtFlags, CWD, FileType, FlockOperation, Gid, Mode, OFlags, Uid, XattrFlags, chmodat, chownat, flock,
+    fstat, getxattr, openat, renameat, setxattr, statat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::child::{self, Outcome};
 use super::progress::{tell, waiting};
+use crate::ids::Context;
+use crate::labels::{Label, Owner};
 use crate::step::Step;
 
 /// How often a lock that somebody else holds is tried again. Locks are held for single writes, not for waits.
@@ -42,6 +45,28 @@ pub enum Written {
     Yes,
     /// It had that value already.
     Equal,
+}
+
+/// One part of a node's label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part<'a> {
+    /// Owner and group.
+    Owner(&'a Owner),
+    /// The bits of the mode that say who may do what.
+    Mode(u32),
+    /// The SELinux context.
+    Context(&'a Context),
+}
+
+impl fmt::Display for Part<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let label = match *self {
+            Self::Owner(owner) => Label { owner: Some(owner.clone()), ..Label::default() },
+            Self::Mode(mode) => Label { mode: Some(mode), ..Label::default() },
+            Self::Context(context) => Label { context: Some(context.clone()), ..Label::default() },
+        };
+        label.fmt(f)
+    }
 }
 
 /// A held lock; dropping it, or dying, lets it go.
@@ -90,6 +115,12 @@ pub trait Machine: fmt::Debug {
     fn lock(&self, path: &Path, limit: Duration) -> io::Result<Lock>;
     /// Opens a node as its user would, and closes it at once.
     fn try_open(&self, node: &Path) -> io::Result<()>;
+    /// What a node carries; without a context on a machine without SELinux.
+    fn carried(&self, node: &Path) -> io::Result<Label>;
+    /// Gives a node one part of a label.
+    fn set(&self, node: &Path, part: &Part<'_>) -> io::Result<()>;
+    /// Adds to the end of a file that is there.
+    fn append(&self, path: &Path, data: &[u8]) -> io::Result<()>;
     /// Performs a step that may block, in a process that nobody waits for past the limit.
     fn perform(&self, step: &Step, limit: Duration) -> io::Result<Outcome>;
     /// Waits.
@@ -107,6 +138,27 @@ fn open(path: &Path, flags: OFlags) -> io::Result<File> {
     let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
     let file = openat(CWD, path, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, mode)?;
     Ok(File::from(file))
+}
+
+/// The extended attribute that SELinux keeps a context in.
+const SELINUX: &str = "security.selinux";
+
+/// More than the longest context that we take has.
+const MAX_CONTEXT: usize = 8192;
+
+/// The bits of a mode that `chmod` sets.
+const MODE: u32 = 0o7777;
+
+/// A node without opening its device, which would take it: the descriptor, the path by which it is meant and no link
+/// that may stand there a moment later, and what it is.
+fn open_node(node: &Path) -> io::Result<(OwnedFd, String, rustix::fs::Stat)> {
+    let file = openat(CWD, node, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let stat = fstat(&file)?;
+    if matches!(FileType::from_raw_mode(stat.st_mode), FileType::Symlink | FileType::Directory) {
+        return Err(io::Error::other("it is not a node"));
+    }
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok((file, path, stat))
 }
 
 /// sysfs takes each `write` as one whole value: what is left over must not follow in a second one.
@@ -265,6 +317,44 @@ impl Machine for Real {
         tell("open", node);
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         Ok(openat(CWD, node, flags, Mode::empty()).map(drop)?)
+    }
+
+    fn carried(&self, node: &Path) -> io::Result<Label> {
+        tell("look at", node);
+        let (_file, path, stat) = open_node(node)?;
+        let mut context = vec![0; MAX_CONTEXT];
+        let context = match getxattr(&path, SELINUX, &mut context) {
+            Ok(length) => context.get(..length).and_then(|context| {
+                Context::parse(std::str::from_utf8(context).ok()?.trim_end_matches('\0')).ok()
+            }),
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => None,
+            Err(errno) => return Err(errno.into()),
+        };
+        let owner = Owner { uid: stat.st_uid, gid: stat.st_gid };
+        Ok(Label { owner: Some(owner), mode: Some(stat.st_mode & MODE), context })
+    }
+
+    fn set(&self, node: &Path, part: &Part<'_>) -> io::Result<()> {
+        tell(&format!("set {part} on"), node);
+        let (_file, path, _) = open_node(node)?;
+        Ok(match part {
+            Part::Owner(Owner { uid, gid }) => {
+                chownat(CWD, &path, Some(Uid::from_raw(*uid)), Some(Gid::from_raw(*gid)), AtFlags::empty())
+            }
+            Part::Mode(mode) => chmodat(CWD, &path, Mode::from_raw_mode(*mode), AtFlags::empty()),
+            Part::Context(context) => {
+                setxattr(&path, SELINUX, context.to_string().as_bytes(), XattrFlags::empty())
+            }
+        }?)
+    }
+
+    fn append(&self, path: &Path, data: &[u8]) -> io::Result<()> {
+        tell("append to", path);
+        let mut file = open(path, OFlags::WRONLY | OFlags::APPEND | OFlags::NONBLOCK)?;
+        if FileType::from_raw_mode(fstat(&file)?.st_mode) != FileType::RegularFile {
+            return Err(io::Error::other("it is not a file"));
+        }
+        file.write_all(data)
     }
 
     fn perform(&self, step: &Step, limit: Duration) -> io::Result<Outcome> {

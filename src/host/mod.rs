@@ -12,6 +12,7 @@ pub mod daemon;
 pub mod holders;
 pub mod journal;
 pub mod machine;
+pub mod node;
 pub mod see;
 pub mod udev;
 pub mod worker;
@@ -19,7 +20,7 @@ pub mod worker;
 mod progress;
 mod sysfs;
 
-pub use machine::{Kind, Lock, Machine, Written};
+pub use machine::{Kind, Lock, Machine, Part, Written};
 
 /// More than any attribute of one page has; a driver's text longer than this is cut.
 const MAX_READ: u64 = 64 * 1024;

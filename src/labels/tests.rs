@@ -205,3 +205,37 @@ fn every_malformed_label_is_refused_by_name() {
         assert!(refusal.hint().is_some());
     }
 }
+
+/// A start that is called again finds its own labels on the nodes, and remembers what was there before it.
+#[test]
+fn what_a_node_carried_before_the_first_start_is_what_it_will_carry_again() {
+    let device = DeviceId::parse("83b8f4f2-509f-382f-3c1e-e6bfe0fa1001").unwrap();
+    let node = Node::parse("vfio/7").unwrap();
+    let xml =
+        "<domain type='qemu'><name>vm1</name><uuid>0cd8a2ab-6c8d-4b2c-9a8e-6a2f9a7d4e01</uuid></domain>";
+    let domain = Domain::read(xml.as_bytes()).unwrap();
+    let owner = |id| Some(Owner { uid: id, gid: id });
+    let context =
+        |range: &str| Some(Context::parse(&format!("system_u:object_r:svirt_image_t:{range}")).unwrap());
+    let ours = Labels { owner: owner(64055), context: context("s0:c1,c2"), profile: None };
+    let before = Label { owner: owner(0), mode: Some(0o400), context: context("s0") };
+    let at =
+        |carried: &Label| Carrying { device: device.clone(), node: node.clone(), carried: carried.clone() };
+    let first = plan(&domain, &ours, &[at(&before)], &[]);
+    let [Planned { step: step @ Step::Label { label, was, .. }, .. }] = first.steps.as_slice() else {
+        panic!("{first:?}");
+    };
+    let set = Label { owner: owner(64055), mode: Some(0o600), context: context("s0:c1,c2") };
+    assert_eq!((label, was), (&set, &before));
+    let entry = Entry { step: step.clone(), state: crate::record::State::Done, answers: None, why: None };
+    assert_eq!(plan(&domain, &ours, &[at(&set)], &[entry]), first);
+    // A usable mode is left as it is; without anything to set there is no step.
+    let loose = Label { mode: Some(0o660), ..before };
+    let [Planned { step: Step::Label { label, was, .. }, .. }] =
+        &plan(&domain, &ours, &[at(&loose)], &[]).steps[..]
+    else {
+        panic!("no label");
+    };
+    assert_eq!((label.mode, was.mode), (None, None));
+    assert_eq!(plan(&domain, &Labels::default(), &[at(&loose)], &[]), Plan::default());
+}

@@ -112,13 +112,14 @@ impl Guard<'_> {
         }
     }
 
-    /// Takes out all that is recorded of a device from this step on.
+    /// Takes out all that is recorded of a device from this step on, but for what may lie about without the device.
     pub fn remove_from(&mut self, at: usize, device: &DeviceId) {
         if let Some(record) = &mut self.record {
             let mut number = 0;
             record.steps.retain(|entry| {
                 number += 1;
-                number <= at || entry.step.device() != device
+                let stays = matches!(entry.step, Step::Allow { .. });
+                number <= at || entry.step.device() != device || stays
             });
         }
     }

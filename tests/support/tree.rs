@@ -2,7 +2,7 @@
 //! `create` makes no device here. What writes is tested on the real host.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
@@ -78,8 +78,14 @@ impl Tree {
             let get = |key| text(device, key).expect(key);
             self.add_device(get("uuid"), get("parent"), get("type"));
         }
+        for file in tables(description, "file") {
+            self.write(text(file, "path").unwrap(), text(file, "text").unwrap());
+        }
         for domain in tables(description, "record") {
             self.add_record(domain);
+        }
+        for node in tables(description, "node") {
+            self.add_node(node);
         }
         if let Some(config) = text(description, "config") {
             self.write("etc/virt-mdev/config.toml", config);
@@ -113,6 +119,22 @@ impl Tree {
                     self.write(&format!("{directory}/{file}"), &format!("{content}\n"));
                 }
             }
+        }
+    }
+
+    /// The nodes of a device: its group's, and its own where `own` names it.
+    fn add_node(&self, node: &Table) {
+        let directory = format!("sys/bus/mdev/devices/{}", text(node, "uuid").unwrap());
+        let group = node.get("group").and_then(Value::as_integer).unwrap();
+        self.link(&format!("{directory}/iommu_group"), &format!("../../../kernel/iommu_groups/{group}"));
+        let mut nodes = vec![format!("dev/vfio/{group}")];
+        if let Some(own) = text(node, "own") {
+            fs::create_dir_all(self.path(&format!("{directory}/vfio-dev/{own}"))).unwrap();
+            nodes.push(format!("dev/vfio/devices/{own}"));
+        }
+        for node in nodes {
+            self.write(&node, "");
+            fs::set_permissions(self.path(&node), PermissionsExt::from_mode(0o600)).unwrap();
         }
     }
 

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use virt_mdev::host::child::Outcome as Performed;
-use virt_mdev::host::{Kind, Lock, Machine, Written};
+use virt_mdev::host::{Kind, Lock, Machine, Part, Written};
+use virt_mdev::labels::Label;
 use virt_mdev::step::Step;
 
 mod look;
@@ -278,6 +279,18 @@ impl<A: Answers + 'static> Machine for Memory<A> {
     fn try_open(&self, node: &Path) -> io::Result<()> {
         self.ask(Op::Open(text(node)))?;
         self.ask(Op::Close(text(node))).map(drop)
+    }
+
+    fn carried(&self, node: &Path) -> io::Result<Label> {
+        panic!("no domain here has a label: {}", node.display());
+    }
+
+    fn set(&self, node: &Path, part: &Part<'_>) -> io::Result<()> {
+        panic!("no domain here has a label: {part} of {}", node.display());
+    }
+
+    fn append(&self, path: &Path, _: &[u8]) -> io::Result<()> {
+        panic!("no domain here has rules: {}", path.display());
     }
 
     fn perform(&self, step: &Step, _: Duration) -> io::Result<Performed> {
