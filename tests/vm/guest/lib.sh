@@ -100,6 +100,26 @@ configure() {
     echo "$1" >/etc/virt-mdev/config.toml
 }
 
+# qemu_conf TEXT: these lines at the end of libvirt's qemu.conf, and a daemon that
+# has read them, until qemu_conf without a text, or clean-up, puts the old one back.
+qemu_conf() {
+    local conf=/etc/libvirt/qemu.conf
+    [[ -e /run/virt-mdev-test.qemu.conf ]] || cp -p "$conf" /run/virt-mdev-test.qemu.conf
+    cp -p /run/virt-mdev-test.qemu.conf "$conf"
+    if [[ -n ${1-} ]]; then echo "$1" >>"$conf"; else rm /run/virt-mdev-test.qemu.conf; fi
+    systemctl restart libvirtd.service
+}
+
+# Whom libvirt's package runs QEMU as: the group is built in, not the user's first.
+qemu_owner() {
+    echo "$(id -u libvirt-qemu):$(getent group libvirt-qemu | cut -d: -f3)"
+}
+
+# label_of NODE: owner, group and permissions.
+label_of() {
+    stat -c '%u:%g %a' "$1"
+}
+
 # --- time and processes -------------------------------------------------------
 
 # within SECONDS WHAT COMMAND...: it succeeds, and takes no longer.

@@ -19,7 +19,7 @@ use crate::turn::{Turn, What, act, judge};
 const ROUNDS: usize = 1000;
 
 /// How long release waits for QEMU here.
-const CONFIG: &str = "[wait]\nrelease = \"250ms\"\n";
+const CONFIG: &str = "[wait]\nrelease = \"1s\"\n";
 
 /// After that long, the drivers of this host do to a device what they do when its user has ended.
 const DRIVERS: Duration = Duration::from_millis(35);
