@@ -38,7 +38,7 @@ pub enum Call {
     Unlink { dir: Ino, name: String },
     Rmdir { dir: Ino, name: String },
     Rename { dir: Ino, name: String, to: Ino, new: String, flags: u32 },
-    Setxattr { ino: Ino, name: String, value: Vec<u8> },
+    Setxattr { ino: Ino, name: String, value: Vec<u8>, flags: i32 },
     Getxattr { ino: Ino, name: String },
     Listxattr { ino: Ino },
     Removexattr { ino: Ino, name: String },
@@ -95,7 +95,12 @@ impl Call {
         match self {
             Self::Lookup { .. } => "lookup",
             Self::Getattr { .. } => "getattr",
-            Self::Setattr { .. } => "setattr",
+            // One request of FUSE for four of the kernel. Whoever takes bits away with the owner's change or the size's,
+            // as the kernel does, has asked for that change.
+            Self::Setattr { uid: None, gid: None, size: None, mode: Some(_), .. } => "chmod",
+            Self::Setattr { uid: None, gid: None, size: Some(_), .. } => "truncate",
+            Self::Setattr { uid: None, gid: None, .. } => "utimens",
+            Self::Setattr { .. } => "chown",
             Self::Readlink { .. } => "readlink",
             Self::Readdir { .. } => "readdir",
             Self::Open { .. } => "open",

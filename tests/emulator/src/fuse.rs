@@ -351,11 +351,11 @@ impl Filesystem for Emulator {
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
-        _flags: i32,
+        flags: i32,
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let call = Call::Setxattr { ino: ino.0, name: text(name), value: value.to_vec() };
+        let call = Call::Setxattr { ino: ino.0, name: text(name), value: value.to_vec(), flags };
         self.submit(request, call, Reply::Empty(reply));
     }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer};
 pub type Tables = Vec<(String, Vec<u8>)>;
 
 /// A host, as its file describes it.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Host {
     /// Number of the first IOMMU group; earlier ones are taken by something else.
@@ -21,6 +21,10 @@ pub struct Host {
     /// How long udevd takes from the kernel's event to its own (`--udevd`).
     #[serde(deserialize_with = "duration")]
     pub udev_delay: Duration,
+    /// Which mode new nodes have: the kernel's 0600, or what a rule of udev's makes of it.
+    pub node_mode: u32,
+    /// What SELinux does, if it is loaded.
+    pub selinux: Option<Selinux>,
     /// Upstream mdev.
     pub parent: Vec<Parent>,
     /// The interface of 2016.
@@ -31,6 +35,33 @@ pub struct Host {
     pub device: Vec<Existing>,
     /// Files below the private directories, by path.
     pub files: BTreeMap<String, String>,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self {
+            first_group: 0,
+            cdev: false,
+            udev_delay: Duration::ZERO,
+            node_mode: 0o600,
+            selinux: None,
+            parent: Vec::new(),
+            proposal: Vec::new(),
+            vendor: Vec::new(),
+            device: Vec::new(),
+            files: BTreeMap::new(),
+        }
+    }
+}
+
+/// What SELinux does about what its policy denies. No policy is enforced here either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Selinux {
+    /// It is told.
+    Permissive,
+    /// It is refused.
+    Enforcing,
 }
 
 /// A device that somebody has made before the start.

@@ -15,7 +15,8 @@ use nix::unistd::{getegid, geteuid};
 use crate::fuse::Emulator;
 
 /// What lies on the emulator, besides `/sys`.
-pub const PRIVATE: &[&str] = &["/dev/vfio", "/run", "/etc/virt-mdev", "/etc/mdevctl.d", "/etc/libvirt"];
+pub const PRIVATE: &[&str] =
+    &["/dev/vfio", "/run", "/etc/virt-mdev", "/etc/mdevctl.d", "/etc/libvirt", "/etc/apparmor.d"];
 
 const NONE: Option<&str> = None;
 

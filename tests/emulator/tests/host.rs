@@ -2,13 +2,15 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use virt_mdev_emulator::client::Emulated;
+
+#[path = "host/labels.rs"]
+mod labels;
 
 const EMULATOR: &str = env!("CARGO_BIN_EXE_virt-mdev-emulator");
 const UUID: &str = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
@@ -210,28 +212,6 @@ fn faults_fail_block_and_kill() {
         host.lines("log").unwrap(),
         ["create /run/slow = blocks (fault)", "create /run/slow = 0", "write /run/slow \"\\n\" = 1"]
     );
-}
-
-#[test]
-fn nodes_keep_owner_mode_and_label() {
-    let host = host("mtty", &[]);
-    says(&host, &format!("echo {UUID} >{CREATE}"));
-    assert_eq!(says(&host, "stat -c '%a %u %s' /dev/vfio/0 /dev/vfio/vfio"), "600 0 0\n666 0 0");
-    let node = PathBuf::from(format!("/proc/{}/root/dev/vfio/0", host.pid()));
-    std::os::unix::fs::chown(&node, Some(64055), Some(108)).unwrap();
-    fs::set_permissions(&node, fs::Permissions::from_mode(0o640)).unwrap();
-    let metadata = fs::metadata(&node).unwrap();
-    assert_eq!((metadata.uid(), metadata.gid(), metadata.mode() & 0o777), (64055, 108, 0o640));
-    let script = r#"
-import os
-os.setxattr("/dev/vfio/0", "security.selinux", b"system_u:object_r:svirt_image_t:s0")
-print(os.getxattr("/dev/vfio/0", "security.selinux").decode(), os.listxattr("/dev/vfio/0"))"#;
-    if says(&host, "command -v python3").is_empty() {
-        return;
-    }
-    let output = host.run(&["python3", "-c", script], b"").unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(said.starts_with("system_u:object_r:svirt_image_t:s0 ['security.selinux']"), "{said}");
 }
 
 #[test]

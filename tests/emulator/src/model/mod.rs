@@ -13,6 +13,7 @@ mod proposal;
 mod udevd;
 mod vendor;
 mod vfs;
+mod xattrs;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -146,6 +147,8 @@ impl World {
             "/etc/virt-mdev",
             "/etc/mdevctl.d",
             "/etc/libvirt/hooks",
+            // Where libvirt writes the profiles of domains, and what each of them may open.
+            "/etc/apparmor.d/libvirt",
         ] {
             self.tree.dir(dir);
         }
@@ -162,6 +165,11 @@ impl World {
         ] {
             let mode = if file == "control" { 0o644 } else { 0o444 };
             self.tree.add(&format!("/sys/kernel/emulator/{file}"), Kind::Attribute(attribute), mode);
+        }
+        if let Some(mode) = self.host.selinux {
+            // Without a newline (`sel_read_enforce`).
+            let enforcing = u8::from(mode == crate::host::Selinux::Enforcing);
+            self.attribute("/sys/fs/selinux/enforce", Attribute::Text(enforcing.to_string()), 0o644);
         }
         if self.udevd {
             self.tree.add("/run/udev/control", Kind::Socket, 0o600);

@@ -59,7 +59,7 @@ impl World {
         self.text(&format!("{class}/dev"), &format!("{major}:{minor}\n"));
         self.tree.add_link(&format!("/sys/class/vfio/{number}"), &class);
         self.tree.add_link(&format!("/sys/dev/char/{major}:{minor}"), &class);
-        self.tree.add(&format!("/dev/vfio/{number}"), Kind::Node(Node::Group(number)), 0o600);
+        self.tree.add(&format!("/dev/vfio/{number}"), Kind::Node(Node::Group(number)), self.host.node_mode);
         let names = [("MAJOR", major.as_str()), ("MINOR", &minor), ("DEVNAME", &node)];
         self.uevent("add", &class, "vfio", &names);
 
@@ -72,7 +72,7 @@ impl World {
             let uevent = format!("MAJOR={major}\nMINOR={minor}\nDEVNAME={node}\n");
             self.device_files(&class, "class/vfio-dev", &uevent);
             self.text(&format!("{class}/dev"), &format!("{major}:{minor}\n"));
-            self.tree.add(&format!("/dev/{node}"), Kind::Node(Node::Device(number)), 0o600);
+            self.tree.add(&format!("/dev/{node}"), Kind::Node(Node::Device(number)), self.host.node_mode);
             let names = [("MAJOR", major.as_str()), ("MINOR", &minor), ("DEVNAME", &node)];
             self.uevent("add", &class, "vfio-dev", &names);
         } else {

@@ -4,6 +4,8 @@ use nix::libc::{O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY};
 use super::*;
 use crate::call::{Call, Caller, Outcome};
 
+mod labels;
+
 const A: &str = "aaaaaaaa-0000-4000-8000-00000000000a";
 const B: &str = "bbbbbbbb-0000-4000-8000-00000000000b";
 
@@ -183,11 +185,6 @@ fn sysfs_lets_nobody_make_or_move_files() {
     ] {
         assert_eq!(ask(&mut world, call.clone()), Err(expected), "{call:?}");
     }
-    let ino = walk(&world, &format!("{CLASS}/mtty/mdev_supported_types/mtty-1/create")).unwrap();
-    let label = Call::Setxattr { ino, name: "security.selinux".to_owned(), value: b"l".to_vec() };
-    assert_eq!(ask(&mut world, label), Ok(Done::Nothing));
-    let user = Call::Setxattr { ino, name: "user.a".to_owned(), value: b"l".to_vec() };
-    assert_eq!(ask(&mut world, user), Err(Errno::EOPNOTSUPP));
 }
 
 #[test]

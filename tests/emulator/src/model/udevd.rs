@@ -16,7 +16,7 @@ pub fn properties(event: &Uevent, sequence: u64) -> Vec<(String, String)> {
 }
 
 impl Uevent {
-    fn get(&self, key: &str) -> Option<&str> {
+    pub(super) fn get(&self, key: &str) -> Option<&str> {
         self.more.iter().find(|(known, _)| known == key).map(|(_, value)| value.as_str())
     }
 }
@@ -35,6 +35,7 @@ impl World {
             _ => {
                 let text = format!("I:{}\nV:1\n", self.now.as_micros());
                 self.tree.add(&file, Kind::File(text.into_bytes()), 0o644);
+                self.udev_has_labelled(&event);
             }
         }
         self.out.push(Effect::Udev(event));

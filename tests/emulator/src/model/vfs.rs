@@ -70,21 +70,12 @@ impl World {
                 self.close(*ino, *handle);
                 Ok(Done::Nothing)
             }
-            Call::Getxattr { ino, name } => {
-                self.file(*ino)?.xattrs.get(name).cloned().map(Done::Data).ok_or(Errno::ENODATA)
+            Call::Getxattr { ino, name } => self.xattr(*ino, name).map(Done::Data),
+            Call::Listxattr { ino } => self.xattrs(*ino).map(Done::Data),
+            Call::Setxattr { ino, name, value, flags } => {
+                self.set_xattr(*ino, name, value, *flags).map(|()| Done::Nothing)
             }
-            Call::Listxattr { ino } => {
-                let names = self.file(*ino)?.xattrs.keys();
-                Ok(Done::Data(names.flat_map(|name| [name.as_bytes(), b"\0"].concat()).collect()))
-            }
-            Call::Setxattr { ino, name, value } => {
-                self.may_have_xattr(*ino, name)?;
-                self.file_mut(*ino)?.xattrs.insert(name.clone(), value.clone());
-                Ok(Done::Nothing)
-            }
-            Call::Removexattr { ino, name } => {
-                self.file_mut(*ino)?.xattrs.remove(name).map(|_| Done::Nothing).ok_or(Errno::ENODATA)
-            }
+            Call::Removexattr { ino, name } => self.remove_xattr(*ino, name).map(|()| Done::Nothing),
             Call::Fsync { .. } => Ok(Done::Nothing),
             Call::Write { .. } => Err(Errno::EIO),
             _ => self.change(caller, call),
@@ -193,17 +184,12 @@ impl World {
         ino
     }
 
-    fn file(&self, ino: Ino) -> Result<&File, Errno> {
+    pub(super) fn file(&self, ino: Ino) -> Result<&File, Errno> {
         self.tree.get(ino).ok_or(Errno::ENOENT)
     }
 
     pub(super) fn file_mut(&mut self, ino: Ino) -> Result<&mut File, Errno> {
         self.tree.get_mut(ino).ok_or(Errno::ENOENT)
-    }
-
-    /// sysfs keeps the labels of security modules and `trusted.`; a tmpfs, as `/run` and `/dev` are, `user.` too.
-    fn may_have_xattr(&self, ino: Ino, name: &str) -> Result<(), Errno> {
-        if name.starts_with("user.") && self.is_sysfs(ino) { Err(Errno::EOPNOTSUPP) } else { Ok(()) }
     }
 
     fn setattr(

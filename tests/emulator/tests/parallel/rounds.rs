@@ -231,7 +231,7 @@ impl Run {
         };
         let nth = 1 + self.dice.below(6);
         let when = if self.dice.percent(50) { "before" } else { "after" };
-        Some(format!("write,create,rename,symlink,unlink,setattr {glob} {nth} kill-{when}"))
+        Some(format!("write,create,rename,symlink,unlink,chown,chmod,setxattr {glob} {nth} kill-{when}"))
     }
 
     fn by_hand(&mut self, before: &Sight) -> Result<(), Wrong> {
