@@ -86,6 +86,12 @@ pub fn allow(host: &Host, profile: &Profile, node: &Node) -> Result<(), Trouble>
 pub fn withdraw(host: &Host, profile: &Profile, node: &Node) -> Result<(), Trouble> {
     let path = rules(host, profile);
     let trouble = |error| Trouble::new(&format!("take /dev/{node} out of"), &path, error);
+    let new = path.with_extension("virt-mdev");
+    // What a process left that died while it wrote this one anew.
+    match host.machine().remove(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(trouble(error)),
+        _ => {}
+    }
     let bytes = match host.machine().read_own(&path, MAX_RULES) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         bytes => bytes.map_err(trouble)?,
@@ -95,7 +101,7 @@ pub fn withdraw(host: &Host, profile: &Profile, node: &Node) -> Result<(), Troub
         return Ok(());
     }
     let rest: Vec<u8> = lines(&bytes).filter(|line| *line != rule.as_bytes()).flatten().copied().collect();
-    host.machine().replace(&path, &path.with_extension("virt-mdev"), &rest).map_err(trouble)
+    host.machine().replace(&path, &new, &rest).map_err(trouble)
 }
 
 #[cfg(test)]

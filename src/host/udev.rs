@@ -21,7 +21,8 @@ impl Watch {
         if !host.exists("run/udev/control") {
             return None;
         }
-        let listen = || udev::MonitorBuilder::new()?.match_subsystem("vfio")?.listen();
+        let listen =
+            || udev::MonitorBuilder::new()?.match_subsystem("vfio")?.match_subsystem("vfio-dev")?.listen();
         match listen() {
             Ok(socket) => Some(Self { socket }),
             Err(error) => {
@@ -31,26 +32,25 @@ impl Watch {
         }
     }
 
-    /// Waits until udev has dealt with the VFIO group of each device, or until `limit` has passed; says whether it
+    /// Waits until udev has dealt with the VFIO group of each device and with its own node, or until `limit` has passed; says whether it
     /// has.
     pub fn wait(self, host: &Host, devices: &[DeviceId], limit: Duration) -> bool {
         waiting(limit);
         let deadline = Instant::now() + limit;
-        let mut groups: Vec<String> = devices
-            .iter()
-            .filter_map(|device| {
-                host.link_name(&format!("{}/iommu_group", backend::directory(device))).ok()?
-            })
-            .collect();
+        let mut names = Vec::new();
+        for directory in devices.iter().map(backend::directory) {
+            names.extend(host.link_name(&format!("{directory}/iommu_group")).ok().flatten());
+            names.append(&mut host.names(&format!("{directory}/vfio-dev")).unwrap_or_default());
+        }
         loop {
             for event in self.socket.iter() {
                 if event.event_type() == udev::EventType::Add {
-                    groups.retain(|group| event.sysname() != group.as_str());
+                    names.retain(|name| event.sysname() != name.as_str());
                 }
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if groups.is_empty() || left.is_zero() {
-                return groups.is_empty();
+            if names.is_empty() || left.is_zero() {
+                return names.is_empty();
             }
             let timeout = Timespec::try_from(left).ok();
             // An interrupted poll is a poll that found nothing: the loop asks again.
