@@ -11,11 +11,15 @@ SCENARIO =
 BUILT = $(or $(CARGO_TARGET_DIR),target)/release
 
 PROGRAMS = virt-mdev virt-mdev-hook
+# Where udev looks for programs that its rules name without a path.
+UDEV_PROGRAM = virt-mdev-udev
+UDEV_RULES = 60-virt-mdev.rules
 MANUALS = $(wildcard packaging/man/*.[1-9])
 UNITS = $(wildcard packaging/systemd/*)
 DOCUMENTS = $(wildcard README.md)
 HOOKS_DIR = $(SYSCONFDIR)/libvirt/hooks/qemu.d
 UNITS_DIR = $(PREFIX)/lib/systemd/system
+UDEV_DIR = $(PREFIX)/lib/udev
 
 # The Debian version is upstream's, a dash and the package's revision.
 VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -n 1)
@@ -47,6 +51,11 @@ check: deps-build deps-check ## formatting, lints, unit and case tests, shell fi
 	$(EMULATOR_CARGO) fmt $(EMULATOR) --check
 	$(EMULATOR_CARGO) clippy $(EMULATOR) --all-targets --locked -- -D warnings
 	cargo test --locked --quiet
+	@if udevadm verify --help >/dev/null 2>&1; then \
+	    udevadm verify --resolve-names=never udev-rules/$(UDEV_RULES); \
+	else \
+	    echo "udev rules: not verified, that needs udevadm of systemd 254 or newer"; \
+	fi
 	shellcheck $$(packaging/tree --list | xargs -d '\n' awk 'FNR == 1 { if (/^#!.*[\/ ](ba)?sh$$/ || FILENAME ~ /\.sh$$/) print FILENAME; nextfile }')
 
 test: check test-emulator selinux lint-package test-vm ## everything: check, emulated host, SELinux, package, real host
@@ -86,11 +95,11 @@ selinux: deps-selinux ## the SELinux policy module, target/selinux/virt_mdev.pp;
 
 # cargo decides whether there is anything to build; make then compares the times of the files, so that an unchanged
 # program does not make a new package.
-$(addprefix $(BUILT)/,$(PROGRAMS)): build
+$(addprefix $(BUILT)/,$(PROGRAMS) $(UDEV_PROGRAM)): build
 	@:
 
-$(DEB): $(addprefix $(BUILT)/,$(PROGRAMS)) Makefile $(wildcard LICENSE-* README.md CHANGELOG.md) \
-        $(shell find packaging -type f)
+$(DEB): $(addprefix $(BUILT)/,$(PROGRAMS) $(UDEV_PROGRAM)) Makefile $(wildcard LICENSE-* README.md CHANGELOG.md) \
+        $(shell find packaging -type f) udev-rules/$(UDEV_RULES)
 	@case $(DEB_VERSION) in $(VERSION)-*) ;; \
 	    *) echo "packaging/debian/changelog says $(DEB_VERSION), Cargo.toml says $(VERSION)" >&2; exit 1;; esac
 	rm -rf target/package
@@ -107,6 +116,10 @@ install: ## into DESTDIR, below PREFIX=/usr and SYSCONFDIR=/etc (libvirtd's AppA
 	ln -sfn $(PREFIX)/bin/virt-mdev-hook $(DESTDIR)$(HOOKS_DIR)/50-virt-mdev
 	test -e $(DESTDIR)$(SYSCONFDIR)/virt-mdev/config.toml || \
 	    install -m 0644 packaging/config.toml $(DESTDIR)$(SYSCONFDIR)/virt-mdev/config.toml
+	install -D -m 0755 -t $(DESTDIR)$(UDEV_DIR) $(BUILT)/$(UDEV_PROGRAM)
+	install -D -m 0644 -t $(DESTDIR)$(UDEV_DIR)/rules.d udev-rules/$(UDEV_RULES)
+	test $(UDEV_DIR) = /usr/lib/udev || \
+	    sed -i 's|"$(UDEV_PROGRAM)|"$(UDEV_DIR)/$(UDEV_PROGRAM)|' $(DESTDIR)$(UDEV_DIR)/rules.d/$(UDEV_RULES)
 	install -D -m 0644 -t $(DESTDIR)$(UNITS_DIR) $(UNITS)
 	sed -i 's|/usr/bin/|$(PREFIX)/bin/|' $(DESTDIR)$(UNITS_DIR)/virt-mdev-reconcile.service
 	for manual in $(MANUALS); do \
@@ -122,6 +135,7 @@ uninstall: ## what install put there; a changed configuration stays
 	@test -n "$(DESTDIR)" || ! command -v systemctl >/dev/null || \
 	    systemctl --quiet disable --now $(notdir $(UNITS)) 2>/dev/null || true
 	rm -f $(addprefix $(DESTDIR)$(UNITS_DIR)/,$(notdir $(UNITS)))
+	rm -f $(DESTDIR)$(UDEV_DIR)/rules.d/$(UDEV_RULES) $(DESTDIR)$(UDEV_DIR)/$(UDEV_PROGRAM)
 	rm -f $(DESTDIR)$(HOOKS_DIR)/50-virt-mdev $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(PROGRAMS))
 	for manual in $(notdir $(MANUALS)); do rm -f $(DESTDIR)$(PREFIX)/share/man/man$${manual##*.}/$$manual; done
 	rm -rf $(DESTDIR)$(PREFIX)/share/doc/virt-mdev

@@ -34,3 +34,4 @@ pub mod undo;
 
 pub mod cli;
 pub mod hook;
+pub mod relabel;

@@ -167,6 +167,11 @@ fn bucket(text: &str) -> String {
     format!("{:03x}", u16::from_be_bytes([*first, *second]) >> 4)
 }
 
+/// Whether a record is there that is none. That it cannot be opened now says nothing about what is in it.
+fn is_damage(trouble: &Trouble) -> bool {
+    trouble.error.raw_os_error().is_none_or(|errno| errno == Errno::LOOP.raw_os_error())
+}
+
 impl Records {
     /// The records of this host.
     pub fn new(host: &Host) -> Self {
@@ -241,6 +246,22 @@ impl Records {
         Ok(Some(Owner { uuid, name }))
     }
 
+    /// Whether somebody has claimed a device: one system call.
+    pub fn is_claimed(&self, device: &DeviceId) -> bool {
+        !matches!(self.host.machine().kind(&self.claim(device)), Ok(None))
+    }
+
+    /// The record of the domain that has claimed a device, as it is now. A claim without one is nobody's, and neither is
+    /// one whose record cannot be trusted.
+    pub fn of_device(&self, device: &DeviceId) -> Result<Option<Record>, Trouble> {
+        let text = self.link_text(&self.claim(device))?;
+        let Some(uuid) = text.and_then(|text| DomainUuid::parse(&text).ok()) else { return Ok(None) };
+        match self.read(&uuid) {
+            Err(trouble) if is_damage(&trouble) => Ok(None),
+            other => other,
+        }
+    }
+
     /// Takes the lock of a physical card, which is held while a place on it is chosen and taken.
     pub fn lock_card(&self, card: &str, limit: Duration) -> Result<Lock, Trouble> {
         self.host.lock(&self.base.join(format!("locks/card-{}", bucket(card))), limit)
@@ -261,15 +282,12 @@ impl Records {
         let file = self.file(domain);
         let record = match self.read_record(&file, domain) {
             Ok(record) => record,
-            // That it cannot be opened now says nothing about what is in it.
-            Err(trouble) if trouble.error.raw_os_error().is_some_and(|e| e != Errno::LOOP.raw_os_error()) => {
-                return Err(trouble);
-            }
-            Err(trouble) => {
-                // Never trusted, never a reason to fail, and kept for whoever wants to know what it was.
+            // Never trusted, never a reason to fail, and kept for whoever wants to know what it was.
+            Err(trouble) if is_damage(&trouble) => {
                 self.set_aside(&file, &trouble)?;
                 None
             }
+            Err(trouble) => return Err(trouble),
         };
         Ok(Guard { records: self, uuid: domain.clone(), record, _lock: lock })
     }
