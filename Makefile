@@ -60,7 +60,7 @@ check: deps-build deps-check ## formatting, lints, unit and case tests, shell fi
 
 test: check test-emulator selinux lint-package test-vm ## everything: check, emulated host, SELinux, package, real host
 
-test-vm: package deps-vm ## scenarios on a real host in a virtual machine (SCENARIO=name: only that one)
+test-vm: package selinux deps-vm ## scenarios on a real host in a virtual machine (SCENARIO=name: only that one)
 	tests/vm/run $(SCENARIO)
 
 soak: package deps-vm ## starts and stops on the real host, a hundred times as many as in make test: hours (SOAK=n: n times)

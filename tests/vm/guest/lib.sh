@@ -429,7 +429,17 @@ runs_with() {
     [[ -n $(find "/proc/$pid/fd" -lname "$node" 2>/dev/null) ]] ||
         fail "expected QEMU ($pid) to hold $node open, it has: $(find "/proc/$pid/fd" -lname '/dev/*' -printf '%l ')"
     equal "user of QEMU" libvirt-qemu "$(ps -o user:32= -p "$pid" | tr -d ' ')"
-    equal "AppArmor profile of QEMU" "libvirt-$(domain_uuid "$name") (enforce)" "$(tr -d '\0' <"/proc/$pid/attr/current")"
+    if selinuxenabled; then
+        [[ $(context_of "$pid") =~ ^system_u:system_r:svirt_t:s0:c[0-9]+,c[0-9]+$ ]] ||
+            fail "expected QEMU to run as svirt_t with two categories, it runs as $(context_of "$pid")"
+    else
+        equal "AppArmor profile of QEMU" "libvirt-$(domain_uuid "$name") (enforce)" "$(context_of "$pid")"
+    fi
+}
+
+# context_of PID: what AppArmor or SELinux confines it as.
+context_of() {
+    tr -d '\0' <"/proc/$1/attr/current"
 }
 
 # claimed NAME UUID...: our record and claims say that the domain has them.
@@ -483,6 +493,22 @@ witnessed() { # NAME EVENT: what the witness saw
     sed -n "s/^$1 $2 //p" "$witness_log"
 }
 
+# denials: what SELinux would have denied our programs, or others on what is ours,
+# since it was asked last; and whether some of them were lost. A worker of ours is
+# called "exe". Not counted: that the hook gets a clean environment, limits and
+# signals of its own from the daemon; that it may not force the size of a socket's
+# buffer (net_admin), which libudev and the journal's client try; and what a
+# scenario's output goes to.
+denials() {
+    local seen=/run/virt-mdev-test.denials all before
+    before=$(cat "$seen" 2>/dev/null || echo 0)
+    mapfile -t all < <(dmesg |
+        grep -E 'avc:  denied .*(virt_mdev|comm="(exe|virt-mdev|50-virt-mdev))|audit.*(suppressed|lost|limit exceeded)' |
+        grep -vE '\{ (noatsecure|rlimitinh|siginh|net_admin) \}|dev="9p"')
+    echo "${#all[@]}" >"$seen"
+    [[ ${#all[@]} -eq $before ]] || printf '%s\n' "${all[@]:before}"
+}
+
 # hook NAME OPERATION SUBOPERATION EXTRA: as libvirt calls it, XML on stdin.
 hook() {
     env -i LC_ALL=C PATH="$PATH" USER=root /usr/bin/virt-mdev-hook "$@"
@@ -496,6 +522,16 @@ reconciled() {
     said=$(virt-mdev reconcile 2>&1) || fail "virt-mdev reconcile: expected it to succeed, it said: $said"
     echo "$said"
     contains "what reconcile says" "$said" "$@"
+}
+
+# reconcile_unit PART...: the service succeeds, and its words are in the journal.
+reconcile_unit() {
+    local cursor
+    cursor=$(journalctl -n 1 -o cat --show-cursor | sed -n 's/^-- cursor: //p')
+    systemctl start virt-mdev-reconcile.service
+    journalctl --sync
+    contains "the journal of the service" \
+        "$(journalctl -o cat --after-cursor "$cursor" -u virt-mdev-reconcile.service)" "$@"
 }
 
 libvirt_pid() {

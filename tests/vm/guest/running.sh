@@ -21,7 +21,19 @@ install_package() {
     fi
     # It would do what a scenario is about to look at, at a moment of its own.
     systemctl --quiet stop virt-mdev-reconcile.timer 2>/dev/null
-    return 0
+    install_policy
+}
+
+# On a host with SELinux: our module, as whoever has built it would install it.
+install_policy() {
+    local log=$share/logs/policy.log
+    selinuxenabled || return 0
+    # -D: nothing is denied silently.
+    if ! { semodule -D -i "$share/package/virt_mdev.pp" &&
+        restorecon -RFv /usr/bin/virt-mdev*; } >"$log" 2>&1; then
+        result "not ok - install the SELinux module: $(tail -n1 "$log") (see logs/policy.log)"
+        return 1
+    fi
 }
 
 # Runs one scenario in a shell of its own, checks that it left nothing behind,

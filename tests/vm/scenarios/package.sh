@@ -52,16 +52,6 @@ orphan() {
     mv /run/virt-mdev-test.config /etc/virt-mdev/config.toml
 }
 
-# reconcile_unit PART...: the service succeeds, and its words are in the journal.
-reconcile_unit() {
-    local cursor
-    cursor=$(journalctl -n 1 -o cat --show-cursor | sed -n 's/^-- cursor: //p')
-    systemctl start virt-mdev-reconcile.service
-    journalctl --sync
-    contains "the journal of the service" \
-        "$(journalctl -o cat --after-cursor "$cursor" -u virt-mdev-reconcile.service)" "$@"
-}
-
 step "a daemon that had no hook when it started"
 apt purge virt-mdev
 missing /usr/bin/virt-mdev /usr/bin/virt-mdev-hook "$hooks/50-virt-mdev" /etc/virt-mdev "$state"
