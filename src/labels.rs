@@ -114,22 +114,25 @@ pub struct Carrying {
     pub carried: Label,
 }
 
+/// A mode with which the owner of a node can use it, where it has another.
+pub fn usable(mode: Option<u32>) -> Option<u32> {
+    mode.filter(|mode| mode & USABLE != USABLE).map(|mode| mode | USABLE)
+}
+
 /// What start does about the nodes. `recorded`: what an earlier call of the same start did; what a node carried before
 /// that one is what it will carry again.
 pub fn plan(domain: &Domain, labels: &Labels, nodes: &[Carrying], recorded: &[Entry]) -> Plan {
     let mut plan = Plan::default();
     for Carrying { device, node, carried } in nodes {
         let (device, node) = (device.clone(), node.clone());
-        // Without its owner's bits a node's owner cannot use it.
-        let mode = carried.mode.filter(|mode| labels.owner.is_some() && mode & USABLE != USABLE);
         let mut label = Label {
             owner: labels.owner.clone(),
-            mode: mode.map(|mode| mode | USABLE),
+            mode: usable(carried.mode).filter(|_| labels.owner.is_some()),
             context: labels.context.clone(),
         };
         let mut was = Label {
             owner: carried.owner.clone().filter(|_| label.owner.is_some()),
-            mode,
+            mode: carried.mode.filter(|_| label.mode.is_some()),
             context: carried.context.clone().filter(|_| label.context.is_some()),
         };
         let again = Step::Label {

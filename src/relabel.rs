@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::backend::nvidia;
 use crate::host::{Host, Trouble, journal, node};
 use crate::ids::{Context, DeviceId, Node};
-use crate::labels::Label;
+use crate::labels::{self, Label};
 use crate::record::{Record, Records, State};
 use crate::step::Step;
 use crate::words::printable;
@@ -194,8 +194,12 @@ pub fn apply(host: &Host, event: &Event, given: &Given, limit: Duration) -> Resu
         // Groups are numbered anew: the node in the record may be another's by now.
         if node::of(host, device)?.contains(node) {
             wanted = label.clone();
-            if node::put(host, node, label, None)? {
-                log::info!(VIRT_MDEV_UUID:% = device; "label /dev/{node} of {device} again: {label}");
+            // A mode that was good enough is not in the record, and may have been replaced like the owner.
+            if wanted.owner.is_some() && wanted.mode.is_none() {
+                wanted.mode = labels::usable(node::carried(host, node)?.mode);
+            }
+            if node::put(host, node, &wanted, None)? {
+                log::info!(VIRT_MDEV_UUID:% = device; "label /dev/{node} of {device} again: {wanted}");
             }
             break;
         }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{XattrFlags, getxattr, setxattr};
 use virt_mdev::host::Host;
 use virt_mdev::ids::{Context, DeviceId, DomainUuid, Node};
-use virt_mdev::labels::Label;
+use virt_mdev::labels::{Label, Owner};
 use virt_mdev::record::{Guard, Records, State};
 use virt_mdev::relabel::{Event, Given, apply, properties};
 use virt_mdev::step::Step;
@@ -176,6 +176,21 @@ fn a_node_that_another_domain_or_device_has_by_now_is_not_labelled() {
     fs::remove_file(&group).unwrap();
     symlink("../../../../kernel/iommu_groups/7", &group).unwrap();
     assert_eq!(bench.apply(), LABELLED);
+}
+
+/// What it carried was good enough and is not in the record; a rule of somebody else has set another.
+#[test]
+fn an_owner_can_use_the_node_whatever_mode_it_was_given() {
+    let bench = Bench::new();
+    let mut guard = bench.claimed(1);
+    let node = Node::parse("vfio/7").unwrap();
+    let owner = Owner { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
+    let label = Label { owner: Some(owner), ..Label::default() };
+    guard.intend(Step::Label { device: device(), node, was: label.clone(), label }, None).unwrap();
+    for (mode, then) in [(0o600, 0o600), (0o666, 0o666), (0o440, 0o640), (0, 0o600)] {
+        bench.set(mode);
+        assert_eq!(bench.apply(), then, "{mode:o}");
+    }
 }
 
 #[test]

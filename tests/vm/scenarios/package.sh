@@ -26,13 +26,15 @@ listing() {
         -o -print | sort
 }
 
-# The hook is at work: a domain gets its device, and takes it away.
+# The hook is at work: a domain gets its device, and takes it away. The running udevd
+# has our rule.
 works() {
     new_domain vm1
     device "$device" 'type="mtty-2" parent="mtty"'
     define
     start vm1
     runs_with vm1 "$device"
+    exists "/dev/vfio/by-mdev/$device"
     destroy vm1
     released vm1 "$device"
     virsh -q undefine vm1
