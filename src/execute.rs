@@ -153,9 +153,11 @@ fn perform(
             guard.done();
             Ok(())
         }
-        Step::Label { node, label, .. } => {
-            once(guard, step, answers, || node::put(context.host, node, label, None).map(drop))
-        }
+        Step::Label { node, label, .. } => once(guard, step, answers, || {
+            // The helper of udev that has not seen this in the record is through with the node before it gets the label.
+            let _lock = context.records.lock_labels(context.waits.lock)?;
+            node::put(context.host, node, label, None).map(drop)
+        }),
         Step::Allow { node, profile, .. } => {
             once(guard, step, answers, || node::allow(context.host, profile, node))
         }
