@@ -64,7 +64,11 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             journal::start(&call.name);
             compare(&host, &call.name, &read_stdin(MAX_SCAN))
         }
-        (Action::Label, _) => label(&host, &call),
+        (Action::Label, false) => begin_label(&host, &call, given.caller),
+        (Action::Label, true) => {
+            journal::start(&call.name);
+            start::start(&host, &read_stdin(MAX_XML + 1))
+        }
         (Action::Follow(event), _) => follow(&host, &call, event),
     };
     match call.event.action() {
@@ -143,6 +147,16 @@ fn begin_prepare(host: &Host, call: &Call, caller: Option<Process>) -> Result<()
     }
     let (config, _) = Config::load(host)?;
     if config.enabled { delegate(call, caller, &xml, config.waits.driver) } else { Ok(()) }
+}
+
+/// The labels are in the XML; a domain without a record has no use for them.
+fn begin_label(host: &Host, call: &Call, caller: Option<Process>) -> Result<(), Refusal> {
+    let mut xml = read_stdin(MAX_SCAN);
+    if whose(&Records::new(host), &call.name, &xml).is_none() {
+        return Ok(());
+    }
+    xml.append(&mut read_stdin(MAX_XML + 1 - xml.len()));
+    delegate(call, caller, &xml, Config::load_or_default(host).waits.driver)
 }
 
 /// For events that go by the record alone.
@@ -233,17 +247,6 @@ fn make(
 /// The domain that the call is about: the UUID of its XML, or else what was recorded under its name.
 fn whose(records: &Records, name: &str, xml: &[u8]) -> Option<DomainUuid> {
     domain::uuid_in(xml).or_else(|| records.by_name(name)).filter(|domain| records.has(domain))
-}
-
-/// The nodes get the labels that libvirt has chosen. That touches no device, so no driver can hold it up.
-fn label(host: &Host, call: &Call) -> Result<(), Refusal> {
-    let mut xml = read_stdin(MAX_SCAN);
-    if whose(&Records::new(host), &call.name, &xml).is_none() {
-        return Ok(());
-    }
-    journal::start(&call.name);
-    xml.append(&mut read_stdin(MAX_XML + 1 - xml.len()));
-    start::start(host, &xml)
 }
 
 /// The record follows what libvirt says of the domain. It touches no device, so no driver can hold it up.

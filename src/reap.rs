@@ -2,7 +2,7 @@
 //!
 //! A domain's own events never ask: there libvirt has said that it has gone. Everybody else may take a device away
 //! only under its domain's lock, only if nobody has it open, and only if the daemon that was starting the domain is
-//! dead, or a release had begun, or the domain ran and has let the device go.
+//! dead, or a release had begun, or the domain ran, and its QEMU has ended and let the device go.
 
 use std::fmt;
 
@@ -31,6 +31,8 @@ pub enum By {
     Daemon(i32),
     /// A process that has it open.
     Holder,
+    /// The domain, which runs, whether it has the device open or not.
+    Domain,
     /// The domain's `keep`.
     Keep,
 }
@@ -44,7 +46,7 @@ pub enum Because {
     Released,
     /// The daemon that was starting the domain has ended.
     DaemonGone,
-    /// The domain ran and has let it go.
+    /// The domain ran, has ended and has let it go.
     LetGo,
 }
 
@@ -53,6 +55,7 @@ impl fmt::Display for By {
         match self {
             Self::Daemon(pid) => write!(f, "the libvirt daemon (pid {pid}) is starting the domain"),
             Self::Holder => f.write_str("it is in use"),
+            Self::Domain => f.write_str("the domain runs"),
             Self::Keep => f.write_str("the domain keeps it for its next start"),
         }
     }
@@ -95,6 +98,10 @@ fn standing(host: &Host, record: &Record, entry: &Entry, locked: bool) -> Standi
             return Standing::Answered(By::Daemon(daemon.pid));
         }
         (_, Some(Answers::Starting(_)) | None) => Because::DaemonGone,
+        // It may have a device that it opens later, or never.
+        (_, Some(Answers::Running)) if holders::runs(host, &record.domain.name) => {
+            return Standing::Answered(By::Domain);
+        }
         (_, Some(Answers::Running)) => Because::LetGo,
     };
     // Claimed by another domain since, it is not this one's to look at: that one's QEMU may be about to open it.
@@ -142,7 +149,16 @@ pub fn make_room(
     let cards: Vec<String> = offers().map(|offer| offer.card.clone()).chain(full).collect();
     let mut some = false;
     for other in records.domains()?.iter().filter(|other| *other != except) {
-        let Ok(Some(record)) = records.read(other) else { continue };
+        let record = match records.read(other) {
+            Ok(Some(record)) => record,
+            Ok(None) => continue,
+            // Damaged, it is set aside under its lock, and its claims are nobody's then.
+            Err(_) => {
+                let guard = records.lock(other, context.waits.lock);
+                some |= guard.is_ok_and(|guard| guard.record().is_none());
+                continue;
+            }
+        };
         let on_card = |place| cards.contains(&backend::card(host, place));
         let in_the_way = record.devices().any(|(its, place, ..)| Some(its) == device || on_card(place));
         let patience = deadline.saturating_sub(host.now());

@@ -13,7 +13,7 @@ use crate::ids::{DeviceId, Node};
 use crate::labels::{self, Carrying};
 use crate::plan::Plan;
 use crate::qemu_conf::QemuConf;
-use crate::record::{Record, Records, State};
+use crate::record::{Phase, Record, Records, State};
 use crate::refusal::Refusal;
 use crate::startable::{self, QEMU_CONF};
 
@@ -27,7 +27,9 @@ pub fn start(host: &Host, xml: &[u8]) -> Result<(), Refusal> {
     let config = Config::load_or_default(host);
     let context = Context { host, records: &records, waits: config.waits };
     let mut guard = records.lock(&domain.uuid, context.waits.lock)?;
-    let Some(record) = guard.record() else { return Ok(()) };
+    // Another phase is that of an earlier run, which a hook that is switched off has not settled.
+    let begun = |record: &&Record| matches!(record.phase, Phase::Prepared | Phase::Starting);
+    let Some(record) = guard.record().filter(begun) else { return Ok(()) };
     let plan = plan(host, &domain, record, config.labels)?;
     execute::label(context, &mut guard, &plan)
 }
@@ -84,7 +86,7 @@ pub fn labels(host: &Host, domain: &Domain, conf: &QemuConf) -> Result<labels::L
         let why = "the profile of another domain".to_owned();
         return Err(Refusal::Seclabel { model: "apparmor", value: profile.to_string(), why });
     }
-    if !host.exists(SELINUX) {
+    if host.kind(SELINUX)?.is_none() {
         labels.context = None;
     }
     Ok(labels)
@@ -103,7 +105,7 @@ pub fn conf(host: &Host, domain: &Domain) -> Result<QemuConf, Refusal> {
 }
 
 /// A configuration file's text; none where there is no file.
-fn text(host: &Host, path: &str) -> Result<String, Trouble> {
+pub fn text(host: &Host, path: &str) -> Result<String, Trouble> {
     match host.read_whole(path) {
         Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
         Err(trouble) if trouble.is(Errno::NOENT) => Ok(String::new()),

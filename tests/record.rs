@@ -17,7 +17,8 @@ use virt_mdev::config::Config;
 use virt_mdev::execute::Context;
 use virt_mdev::host::Host;
 use virt_mdev::ids::{AttributeName, DeviceId, DomainUuid, Parent, TypeId};
-use virt_mdev::record::{Phase, Records, State};
+use virt_mdev::reap::{Because, By, Standing, judge};
+use virt_mdev::record::{Answers, Phase, Records, State};
 use virt_mdev::step::{Place, Step};
 use virt_mdev::undo::{Sweep, Undone, settle};
 
@@ -244,4 +245,28 @@ fn a_device_that_another_domain_has_claimed_since_is_not_destroyed() {
     assert!(guard.record().is_none());
     assert_eq!(undone, Undone::default(), "settled at once: nothing was waited for and nothing written");
     assert_eq!(run.records.owner(&device()).unwrap().unwrap().name, "vm2");
+}
+
+#[test]
+fn what_a_running_domain_does_not_open_is_its_own_until_it_ends() {
+    let run = run();
+    let host = Host::at(run.directory.path());
+    let mut guard = run.records.lock(&domain(1), LIMIT).unwrap();
+    guard.begin("vm1").unwrap();
+    guard.intend(create(), None).unwrap();
+    guard.done();
+    guard.advance(Phase::Running, Some(Answers::Running)).unwrap();
+    let standing = || judge(&host, guard.record().unwrap(), true).remove(0).1;
+    let write = |path: &str, text: &str| {
+        let path = run.directory.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    assert_eq!(standing(), Standing::Abandoned(Because::LetGo), "nobody runs");
+    write("run/libvirt/qemu/vm1.pid", "4711\n");
+    assert_eq!(standing(), Standing::Abandoned(Because::LetGo), "its QEMU has ended");
+    write("proc/4711/cmdline", "sleep\x0060\0");
+    assert_eq!(standing(), Standing::Abandoned(Because::LetGo), "another process has its pid");
+    write("proc/4711/cmdline", "qemu\0-name\0guest=vm1,debug-threads=on\0");
+    assert_eq!(standing(), Standing::Answered(By::Domain));
 }

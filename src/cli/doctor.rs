@@ -4,9 +4,11 @@ use std::fmt::Write as _;
 
 use super::Failure;
 use crate::domain::Domain;
-use crate::host::{Host, Trouble, daemon};
+use crate::host::{Host, Trouble, daemon, node};
+use crate::ids::{DeviceId, Node};
 use crate::qemu_conf::QemuConf;
 use crate::refusal::Refusal;
+use crate::start;
 use crate::startable::{self, QEMU_CONF};
 use crate::words::printable;
 
@@ -31,8 +33,8 @@ pub(super) fn run(host: &Host) -> Result<String, Failure> {
                 .to_owned(),
         );
     }
-    let conf = match host.read_if_there(QEMU_CONF)?.as_deref().map(QemuConf::parse).transpose() {
-        Ok(conf) => conf.unwrap_or_default(),
+    let conf = match QemuConf::parse(&start::text(host, QEMU_CONF)?) {
+        Ok(conf) => conf,
         Err(why) => {
             find(format!("/{QEMU_CONF}: {why}"), "correct that line".to_owned());
             QemuConf::default()
@@ -70,7 +72,15 @@ fn by_argument(host: &Host, conf: &QemuConf) -> Result<Vec<(String, Refusal)>, T
         let Ok(xml) = host.read_whole(&format!("{DOMAINS}/{file}")) else { continue };
         let Ok(domain) = Domain::read(&xml) else { continue };
         if !domain.sysfsdevs.is_empty() {
-            let judged = startable::judge(&domain, &[], conf, lockable);
+            // A device that is not there now will have a group's node of some number.
+            let alone = |device: &&DeviceId| domain.has_argument_only(device);
+            let devices: Vec<DeviceId> = domain.sysfsdevs.iter().cloned().map(DeviceId::Mdev).collect();
+            let mut nodes = Vec::new();
+            for device in devices.iter().filter(alone) {
+                let of_it = node::of(host, device).unwrap_or_default().into_iter().find(Node::is_group);
+                nodes.extend(of_it.or_else(|| Node::parse("vfio/0").ok()));
+            }
+            let judged = startable::judge(&domain, &nodes, conf, lockable);
             found.extend(judged.err().map(|refusal| (printable(&domain.name).to_string(), refusal)));
         }
     }

@@ -85,6 +85,8 @@ pub fn main() -> ExitCode {
     if let Some(status) = args.get(1..).and_then(child::run_if_child) {
         return ExitCode::from(status);
     }
+    // What we write is to be readable for all whatever the caller's umask is.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let arguments = match Arguments::try_parse_from(&args) {
         Ok(arguments) => arguments,
         Err(error) => {

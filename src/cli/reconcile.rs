@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::time::Duration;
 
 use super::{Failure, config};
 use crate::config::Config;
@@ -78,7 +77,8 @@ pub fn run(host: &Host, dry_run: bool) -> Result<String, Failure> {
             let _ = writeln!(said, "{domain}: would remove {shown}: the domain has no record");
             continue;
         }
-        let removed = records.lock(&domain, context.waits.lock).and_then(|guard| guard.remove_stray(&path));
+        let limit = context.waits.lock;
+        let removed = records.lock(&domain, limit).and_then(|guard| guard.remove_stray(&path, limit));
         match removed {
             Ok(true) => {
                 let _ = writeln!(said, "{domain}: removed {shown}: the domain has no record");
@@ -134,12 +134,8 @@ pub(super) fn release(host: &Host, who: &str, force: bool) -> Result<String, Fai
         });
     };
     let name = name(records.read(&domain)?.as_ref(), &domain);
-    let sweep = Sweep {
-        abandoned: !force,
-        kept: force,
-        only: only.as_ref(),
-        patience: if force { context.waits.release } else { Duration::ZERO },
-    };
+    let sweep =
+        Sweep { abandoned: !force, kept: force, only: only.as_ref(), patience: context.waits.release };
     let undone = settle(context, &domain, sweep)?.1;
     let mut said = done(&name, &undone);
     let mut stays: Vec<String> = undone

@@ -10,8 +10,8 @@ use crate::backend;
 use crate::ids::DeviceId;
 use crate::words::printable;
 
-/// More than a look at a node takes: it is opened and closed at once.
-const LOOK: Duration = Duration::from_millis(10);
+/// Longer and longer than a look at a node takes: it is opened and closed at once.
+const LOOKS: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(40)];
 
 /// A process that has a device open.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,16 +43,19 @@ fn group(host: &Host, device: &DeviceId) -> Result<Option<String>, Trouble> {
 /// a second), also while its device is open by way of `/dev/vfio/devices`; so opening it and closing it at once
 /// tells, and asks nothing of the driver. A kernel without group nodes leaves only the walk through `/proc`.
 pub fn is_held(host: &Host, device: &DeviceId) -> Result<bool, Trouble> {
-    let Some(group) = group(host, device)? else { return Ok(false) };
+    // A kernel without groups has the device's own node alone.
+    let Some(group) = group(host, device)? else { return Ok(holder(host, device).is_some()) };
     let node = host.path(&format!("dev/vfio/{group}"));
     let busy = |opened: &std::io::Result<()>| {
         opened.as_ref().is_err_and(|error| error.raw_os_error() == Some(Errno::BUSY.raw_os_error()))
     };
     let mut opened = host.machine().try_open(&node);
-    if busy(&opened) {
-        // Another hook may be looking at this very moment.
-        host.machine().sleep(LOOK);
-        opened = host.machine().try_open(&node);
+    // Another hook may be looking at this very moment.
+    for pause in LOOKS {
+        if busy(&opened) {
+            host.machine().sleep(pause);
+            opened = host.machine().try_open(&node);
+        }
     }
     match opened {
         Ok(()) => Ok(false),
@@ -64,11 +67,15 @@ pub fn is_held(host: &Host, device: &DeviceId) -> Result<bool, Trouble> {
 
 /// The process that holds it, by walking `/proc`: only done when there is one to name.
 pub fn holder(host: &Host, device: &DeviceId) -> Option<Holder> {
-    let group = group(host, device).ok()??;
     // The path as the holder sees it: QEMU has a /dev of its own.
-    let mut nodes = vec![std::path::PathBuf::from(format!("/dev/vfio/{group}"))];
+    let group = group(host, device).ok().flatten();
+    let mut nodes: Vec<_> =
+        group.iter().map(|group| std::path::PathBuf::from(format!("/dev/vfio/{group}"))).collect();
     for name in host.names(&format!("{}/vfio-dev", backend::directory(device))).unwrap_or_default() {
         nodes.push(std::path::PathBuf::from(format!("/dev/vfio/devices/{name}")));
+    }
+    if nodes.is_empty() {
+        return None;
     }
     let pids = host.names("proc").unwrap_or_default();
     let pid = pids.iter().filter_map(|pid| pid.parse::<i32>().ok()).find(|pid| {
@@ -82,6 +89,15 @@ pub fn holder(host: &Host, device: &DeviceId) -> Option<Holder> {
     let name = host.read(&format!("proc/{pid}/comm")).unwrap_or_default();
     let arguments = host.read(&format!("proc/{pid}/cmdline")).unwrap_or_default();
     Some(Holder { pid, name, domain: guest(&arguments) })
+}
+
+/// Whether the QEMU of a domain runs, by the pid that libvirt has written down for it.
+pub fn runs(host: &Host, domain: &str) -> bool {
+    // libvirt allows no name with a slash (`virDomainDefPostParse`).
+    let read = |path: String| host.read_if_there(&path).ok().flatten();
+    let pid = || read(format!("run/libvirt/qemu/{domain}.pid"))?.trim().parse::<u32>().ok();
+    let arguments = || read(format!("proc/{}/cmdline", pid()?));
+    !domain.contains('/') && arguments().and_then(|text| guest(&text)).is_some_and(|guest| guest == domain)
 }
 
 /// libvirt calls QEMU with `-name guest=NAME,…`, a comma in the name doubled (`qemuBuildNameCommandLine`).

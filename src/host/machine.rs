@@ -301,7 +301,13 @@ impl Machine for Real {
 
     fn lock(&self, path: &Path, limit: Duration) -> io::Result<Lock> {
         tell("lock", path);
-        let file = open(path, OFlags::WRONLY | OFlags::CREATE)?;
+        let file = match open(path, OFlags::WRONLY | OFlags::CREATE) {
+            // A lock is nothing that is written.
+            Err(error) if error.raw_os_error() == Some(Errno::ROFS.raw_os_error()) => {
+                open(path, OFlags::RDONLY)?
+            }
+            opened => opened?,
+        };
         let deadline = self.now() + limit;
         loop {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {

@@ -37,20 +37,26 @@ impl Watch {
     pub fn wait(self, host: &Host, devices: &[DeviceId], limit: Duration) -> bool {
         waiting(limit);
         let deadline = Instant::now() + limit;
-        let mut names = Vec::new();
-        for directory in devices.iter().map(backend::directory) {
-            names.extend(host.link_name(&format!("{directory}/iommu_group")).ok().flatten());
-            names.append(&mut host.names(&format!("{directory}/vfio-dev")).unwrap_or_default());
+        let mut nodes = Vec::new();
+        for device in devices {
+            let directory = backend::directory(device);
+            let group = host.link_name(&format!("{directory}/iommu_group")).ok().flatten();
+            let own = host.names(&format!("{directory}/vfio-dev")).unwrap_or_default();
+            nodes.extend(group.into_iter().chain(own).map(|name| (name, device.to_string())));
         }
         loop {
             for event in self.socket.iter() {
                 if event.event_type() == udev::EventType::Add {
-                    names.retain(|name| event.sysname() != name.as_str());
+                    // Numbers are given out anew: an event can be a late one of a device that has gone.
+                    let of = event.property_value("VIRT_MDEV_UUID");
+                    nodes.retain(|(name, device)| {
+                        event.sysname() != name.as_str() || of.is_some_and(|of| of != device.as_str())
+                    });
                 }
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if names.is_empty() || left.is_zero() {
-                return names.is_empty();
+            if nodes.is_empty() || left.is_zero() {
+                return nodes.is_empty();
             }
             let timeout = Timespec::try_from(left).ok();
             // An interrupted poll is a poll that found nothing: the loop asks again.

@@ -220,7 +220,10 @@ impl Guard<'_> {
 
     /// Takes away a claim or an index entry of this domain, which has no record: under its lock nobody makes one.
     /// Says whether it went.
-    pub fn remove_stray(&self, path: &Path) -> Result<bool, Trouble> {
+    pub fn remove_stray(&self, path: &Path, limit: Duration) -> Result<bool, Trouble> {
+        // Another domain may be about to break this claim and to make its own.
+        let Records { host, base, .. } = self.records;
+        let _lock = host.lock(&base.join("locks/claims"), limit)?;
         if !self.says_us(path)? || self.record.is_some() {
             return Ok(false);
         }

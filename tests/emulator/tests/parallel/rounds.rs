@@ -210,8 +210,14 @@ impl Run {
                 fault.as_ref().filter(|_| struck).map(|fault| format!(" [{fault}]")).unwrap_or_default();
             self.oracle.domains[turn.at].past.push(format!("{:>4} {note}{fault}", self.done));
             let others: Vec<usize> = turns.iter().map(|turn| turn.at).filter(|at| *at != turn.at).collect();
-            let context =
-                crate::turn::Context { before, after: &after, struck, others: &others, able: self.able };
+            let context = crate::turn::Context {
+                before,
+                after: &after,
+                struck,
+                others: &others,
+                able: self.able,
+                reconciles,
+            };
             wrong.extend(judge(&mut self.oracle, turn, &outcome?, &context));
             self.done += 1;
         }

@@ -58,6 +58,8 @@ pub(crate) struct Context<'a> {
     /// Domains whose turn it was at the same time.
     pub(crate) others: &'a [usize],
     pub(crate) able: Able,
+    /// A reconcile ran at the same time: what it was just taking away may have been in the way, and seen in use.
+    pub(crate) reconciles: bool,
 }
 
 fn moment(dice: &mut Dice) -> Duration {
@@ -237,6 +239,8 @@ fn refusal(oracle: &Oracle, turn: &Turn, said: &Said, context: &Context<'_>) -> 
     // What nobody answers for is no reason: it is reaped first, if the programs can do that.
     let reaped =
         |other: &&Domain| context.able.reconcile && other.must_be_reaped() && other.uuid != domain.uuid;
+    let same_id = |at: &usize| meets(at, |own, theirs| own.id == theirs.id);
+    let disputed = context.reconciles || context.others.iter().any(same_id);
     if text.starts_with("no room for ") {
         let reapable = oracle.domains.iter().filter(reaped).flat_map(|other| &other.wanted);
         let without: Vec<&str> = reapable
@@ -245,27 +249,27 @@ fn refusal(oracle: &Oracle, turn: &Turn, said: &Said, context: &Context<'_>) -> 
             .collect();
         let busy = context.others.iter().any(|at| meets(at, |own, theirs| own.pool == theirs.pool));
         let room = oracle.has_room(context.before, domain, &without);
-        return if busy || !room { Ok(()) } else { Err("there was room") };
+        return if busy || context.reconciles || !room { Ok(()) } else { Err("there was room") };
     }
     if text.contains("belongs to domain ") {
         let claimed = domain.wanted.iter().filter_map(|wanted| context.before.claims.get(&wanted.id));
         let mut others = claimed.filter(|uuid| **uuid != domain.uuid);
         let answers =
             |uuid: &String| oracle.domains.iter().any(|other| other.uuid == *uuid && !reaped(&other));
-        let busy = context.others.iter().any(|at| meets(at, |own, theirs| own.id == theirs.id));
-        return if busy || others.any(answers) { Ok(()) } else { Err("nobody else has it") };
+        return if disputed || others.any(answers) { Ok(()) } else { Err("nobody else has it") };
     }
-    if text.contains("is in use by qemu-system-x86") {
+    // Two that look at one node at once see each other.
+    if text.contains(" is in use by ") {
         // Its own QEMU, or that of one that was released while it had a device that somebody else made.
         let holds = |other: &Domain| {
             let same = |theirs: &Wanted| domain.wanted.iter().any(|own| own.id == theirs.id);
             !other.holders.is_empty() && other.wanted.iter().any(same)
         };
-        return if oracle.domains.iter().any(holds) { Ok(()) } else { Err("nobody has it open") };
+        return if disputed || oracle.domains.iter().any(holds) { Ok(()) } else { Err("nobody has it open") };
     }
     if text.contains("exists already") {
         let other = |own: &Wanted| oracle.foreign.get(&own.id).is_some_and(|(made, _)| made.kind != own.kind);
-        return if domain.wanted.iter().any(other) { Ok(()) } else { Err("nobody has made it") };
+        return if disputed || domain.wanted.iter().any(other) { Ok(()) } else { Err("nobody has made it") };
     }
     Err("refused for something else")
 }
