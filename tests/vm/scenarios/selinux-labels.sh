@@ -16,11 +16,12 @@ image_of() {
 # watch NODE CONTEXT: until it is ended, every other context that the node is seen to have.
 watch() {
     # shellcheck disable=SC2016 # perl's own variables
-    perl -e 'my ($node, $good) = @ARGV; my $looks = 0; my $run = 1; my $wrong = 0;
+    perl -e 'my ($node, $good) = @ARGV; my $name = "security.selinux";
+        my $looks = 0; my $run = 1; my $wrong = 0;
         $SIG{TERM} = sub { $run = 0 };
         while ($run) {
             my $context = "\0" x 256;
-            my $length = syscall(191, $node, "security.selinux", $context, 256); # getxattr
+            my $length = syscall(191, $node, $name, $context, 256); # getxattr
             $looks++;
             $context = substr $context, 0, $length > 0 ? $length : 0;
             $context =~ s/\0.*//s;
