@@ -241,10 +241,13 @@ pub(crate) fn unwind(
                 }
                 match destroy(context, &device, &place, ran && patient, limit()) {
                     Ok(existed) => {
-                        // A claim that stays needs its record to be found by.
-                        match guard.unclaim(&device) {
-                            Ok(()) => guard.remove_from(at, &device),
-                            Err(trouble) => stays(guard, &device, trouble.into()),
+                        // A claim that stays needs its record to be found by; and so does a label that could not be put
+                        // back, where the node outlives the type.
+                        if !outlived_by_its_label(guard, at, &device) {
+                            match guard.unclaim(&device) {
+                                Ok(()) => guard.remove_from(at, &device),
+                                Err(trouble) => stays(guard, &device, trouble.into()),
+                            }
                         }
                         if existed {
                             undone.done.push(Step::Destroy { device, place });
@@ -305,6 +308,12 @@ pub(crate) fn unwind(
     }
     noted(guard.end());
     undone
+}
+
+/// A virtual function has its nodes whatever its type is: they stay as they are until somebody puts them back.
+fn outlived_by_its_label(guard: &Guard<'_>, at: usize, device: &DeviceId) -> bool {
+    let is_label = |step: &Step| matches!(step, Step::Label { .. }) && step.device() == device;
+    matches!(device, DeviceId::Vf(_)) && guard.steps().iter().skip(at + 1).any(|later| is_label(&later.step))
 }
 
 /// An attribute may have been written before its device was made: then its going is the claim's.

@@ -304,7 +304,7 @@ impl Machine for Real {
         let file = match open(path, OFlags::WRONLY | OFlags::CREATE) {
             // A lock is nothing that is written.
             Err(error) if error.raw_os_error() == Some(Errno::ROFS.raw_os_error()) => {
-                open(path, OFlags::RDONLY)?
+                open(path, OFlags::RDONLY).map_err(|_| error)?
             }
             opened => opened?,
         };

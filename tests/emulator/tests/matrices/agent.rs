@@ -21,6 +21,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use virt_mdev_emulator::client::Emulated;
 use virt_mdev_emulator::model::GET_DEVICE;
 
+use crate::labels;
 use crate::look::Places;
 
 /// Where the records are.
@@ -153,6 +154,7 @@ impl Serving {
                 lines.insert(0, hardware);
                 Ok(lines)
             }
+            ["label", line] => labels::put(line).map(|()| Vec::new()),
             ["directories"] => directories().map(|()| Vec::new()),
             ["locks"] => Ok(locks()),
             ["locks-are", wanted @ ..] => {
@@ -171,6 +173,7 @@ impl Serving {
             ["link", path, text] => symlink(text, path).map(|()| Vec::new()),
             ["clear", keep_locks, arguments @ ..] => {
                 let left = clear(arguments)?;
+                labels::clear()?;
                 forget(*keep_locks == "yes")?;
                 Ok(left)
             }
@@ -195,7 +198,7 @@ impl Serving {
 }
 
 /// Directory of a device: of an mdev's uuid, or of a function's address.
-fn directory(device: &str) -> PathBuf {
+pub(crate) fn directory(device: &str) -> PathBuf {
     let bus = if device.len() == 36 { "mdev" } else { "pci" };
     Path::new("/sys/bus").join(bus).join("devices").join(device)
 }

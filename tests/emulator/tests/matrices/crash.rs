@@ -4,7 +4,8 @@
 use crate::life::{Event, Life, go};
 use crate::report::{Report, kind_of};
 use crate::shapes::Shape;
-use crate::stage::{Ran, Snapshot, Stage, Told};
+use crate::snapshot::Snapshot;
+use crate::stage::{Ran, Stage, Told};
 
 /// When the process is killed.
 const KILLS: [&str; 2] = ["kill-before", "kill-after"];
@@ -161,10 +162,14 @@ impl Judge<'_> {
         }
     }
 
-    /// The devices are those of a running domain, and they are recorded.
+    /// The devices are those of a running domain, its QEMU can open them, and they are recorded.
     fn must_run(&mut self, what: &str) -> Told<()> {
+        self.must_have(what, &self.life.running.snapshot)
+    }
+
+    fn must_have(&mut self, what: &str, expected: &Snapshot) -> Told<()> {
         let now = self.stage.look()?;
-        match now.differs_in_hardware(&self.life.prepared.snapshot) {
+        match now.differs_in_hardware(expected) {
             Some(difference) => Err(format!("{what}:\n    {difference}")),
             None if now.records.is_empty() => Err(format!("{what}: nothing is recorded")),
             None => Ok(()),
@@ -195,7 +200,8 @@ impl Judge<'_> {
             _ => &[],
         };
         for operation in rest {
-            self.must_run(&format!("not complete before {operation}"))?;
+            let expected = if *operation == "start" { &self.life.prepared } else { &self.life.running };
+            self.must_have(&format!("not complete before {operation}"), &expected.snapshot)?;
             if *operation == "started" {
                 self.stage.hold()?;
             }

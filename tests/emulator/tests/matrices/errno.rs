@@ -3,17 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::labels;
 use crate::life::{Event, Life, go};
+use crate::operations::{Operation, operations};
 use crate::report::Report;
 use crate::shapes::{Backend, Shape};
-use crate::stage::{Ran, Snapshot, Stage, Told};
-
-/// The operations that are made to fail.
-pub(crate) const OPERATIONS: [&str; 10] =
-    ["open", "read", "write", "create", "rename", "unlink", "symlink", "mkdir", "readlink", "readdir"];
-
-/// Where they are made to fail.
-const BELOW: [&str; 4] = ["/sys", "/run/virt-mdev", "/dev/vfio", "/etc/virt-mdev"];
+use crate::snapshot::Snapshot;
+use crate::stage::{Ran, Stage, Told};
 
 const FAULTS: [&str; 12] = [
     "EIO", "ENOSPC", "EROFS", "EBUSY", "EAGAIN", "ENODEV", "EINVAL", "EEXIST", "EACCES", "ENOENT", "EINTR",
@@ -32,6 +28,7 @@ pub(crate) fn concerns(shape: &Shape, event: Event) -> bool {
     match (shape.name, event) {
         (_, Event::Settle) => false,
         ("two with attributes" | "two with arguments", _) => true,
+        ("by argument", event) => matches!(event, Event::Prepare | Event::Start | Event::Release),
         // Directories are made, and listed.
         ("one device" | "no parent named", Event::Prepare) => shape.backend == Backend::Mdev,
         ("foreign device", Event::Prepare | Event::Release) => shape.backend == Backend::Mdev,
@@ -40,77 +37,11 @@ pub(crate) fn concerns(shape: &Shape, event: Event) -> bool {
     }
 }
 
-/// One operation of an event: what, where, and which of several that are alike.
-#[derive(Debug, Clone)]
-struct Operation {
-    word: &'static str,
-    path: String,
-    number: usize,
-    /// What is written.
-    data: Option<String>,
-}
-
-/// The operations of a trace that a program asked for: not the way that the kernel takes to a file, and not how often
-/// it has to read until it has all of it.
-fn operations(trace: &[String]) -> Vec<Operation> {
-    let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
-    let mut begun: BTreeMap<(&str, &str), bool> = BTreeMap::new();
-    let mut found = Vec::new();
-    let lines: Vec<Vec<&str>> = trace.iter().map(|line| line.splitn(6, ' ').collect()).collect();
-    for (at, line) in lines.iter().enumerate() {
-        let [_, pid, _, word, path, rest] = line.as_slice() else { continue };
-        let number = counts.entry((word, path)).or_default();
-        *number += 1;
-        let Some(known) = OPERATIONS.iter().find(|known| *known == word) else { continue };
-        if !BELOW.iter().any(|below| path.starts_with(below)) {
-            continue;
-        }
-        let asked_for = match *known {
-            "open" | "create" => {
-                begun.insert((pid, path), true);
-                true
-            }
-            "read" => begun.insert((pid, path), false).unwrap_or(true),
-            "readlink" => {
-                let next = lines.iter().skip(at + 1).find(|next| next.get(1) == Some(pid));
-                next.is_none_or(|next| !is_on_the_way(path, rest, next))
-            }
-            _ => true,
-        };
-        if asked_for {
-            let written = rest.strip_prefix('"').and_then(|rest| rest.rsplit_once("\" = "));
-            let data = written.filter(|_| *known == "write").map(|(data, _)| data.to_owned());
-            found.push(Operation { word: known, path: (*path).to_owned(), number: *number, data });
-        }
-    }
-    found
-}
-
-/// Whether a link was read because a path leads through it: then the kernel goes on from the link's directory, or
-/// along the way to its target.
-fn is_on_the_way(path: &str, rest: &str, next: &[&str]) -> bool {
-    let [_, _, _, word, after, ..] = next else { return false };
-    let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
-    let target = rest.trim_start_matches("= ").trim_matches('"');
-    let mut parts: Vec<&str> = directory.split('/').collect();
-    for part in target.split('/') {
-        if part == ".." {
-            parts.pop();
-        } else {
-            parts.push(part);
-        }
-    }
-    let target = parts.join("/");
-    let along = |one: &str, other: &str| one == other || one.starts_with(&format!("{other}/"));
-    (*word == "getattr" && *after == directory)
-        || (!BELOW.contains(after) && (along(&target, after) || along(after, &target)))
-}
-
-/// The limit itself stands in the configuration; and `start` and `started` touch no device, only records, which lie in
-/// memory: they do without a process that could be left behind.
+/// The limit itself stands in the configuration; and `start` and `started` ask no driver for anything, only for links
+/// and listings, nodes and records, which lie in memory: they do without a process that could be left behind.
 fn never_blocks(event: Event, operation: &Operation) -> bool {
-    let on_records = operation.path.starts_with("/run");
-    operation.path.starts_with("/etc") || (on_records && matches!(event, Event::Start | Event::Started))
+    let in_memory = matches!(event, Event::Start | Event::Started);
+    in_memory || ["/etc/virt-mdev", "/etc/libvirt"].iter().any(|below| operation.path.starts_with(below))
 }
 
 /// Goes through all operations of an event.
@@ -148,7 +79,7 @@ pub(crate) fn explore(
 }
 
 /// How recoveries went, by the state that they found.
-type Known = BTreeMap<(Snapshot, bool, bool), Told<()>>;
+type Known = BTreeMap<(Snapshot, bool, bool, bool), Told<()>>;
 
 struct Point<'a> {
     stage: &'a mut Stage,
@@ -165,7 +96,7 @@ impl Point<'_> {
     fn fail(&mut self, reconcile: bool, known: &mut Known) -> Told<()> {
         let (ran, now) = self.strike()?;
         let judged = self.judge(&ran, &now);
-        let key = (now, ran.succeeded(), reconcile);
+        let key = (now, ran.succeeded(), reconcile, self.says_that_there_is_none());
         let recovered = match known.get(&key) {
             Some(verdict) => verdict.clone(),
             None => {
@@ -206,6 +137,17 @@ impl Point<'_> {
         Err("never tried".to_owned())
     }
 
+    /// Whether the answer is that a device has no node, that AppArmor knows the domain no more, or, to a start, that the
+    /// domain has no record: then there is nothing to label, and nothing to put back.
+    fn says_that_there_is_none(&self) -> bool {
+        let Operation { word, path, .. } = self.operation;
+        let node = path.ends_with("/iommu_group") || (*word == "readdir" && path.ends_with("/vfio-dev"));
+        let (start, read) = (self.event == Event::Start, matches!(*word, "open" | "read"));
+        let record = start && path.starts_with("/run/virt-mdev/domains");
+        let rules = !start && read && path.ends_with(".files");
+        self.fault == "ENOENT" && (node || record || rules)
+    }
+
     fn judge(&self, ran: &Ran, now: &Snapshot) -> Told<()> {
         if ran.took > LIMIT || ran.status == "timeout" {
             return Err(format!("it took {:?}", ran.took));
@@ -232,8 +174,22 @@ impl Point<'_> {
                 }
             }
             Event::Release => self.went_on(ran, now),
-            _ => match now.differs_in_hardware(&self.life.prepared.snapshot) {
-                Some(difference) => Err(format!("devices have changed:\n    {difference}")),
+            // libvirt calls the release of a start that failed, and what it has labelled is put back then.
+            Event::Start if !ran.succeeded() => {
+                self.told(ran)?;
+                match now.differs_in_devices(&self.life.prepared.snapshot) {
+                    Some(difference) => Err(format!("devices have changed:\n    {difference}")),
+                    None => Ok(()),
+                }
+            }
+            Event::Start if self.says_that_there_is_none() => {
+                match now.differs_in_devices(&self.life.running.snapshot) {
+                    Some(difference) => Err(format!("devices have changed:\n    {difference}")),
+                    None => Ok(()),
+                }
+            }
+            _ => match now.differs_in_hardware(&self.life.running.snapshot) {
+                Some(difference) => Err(format!("not what a domain that runs has:\n    {difference}")),
                 None if self.event == Event::Reconnect && !ran.succeeded() => {
                     Err("a reconnect that fails kills the domain".to_owned())
                 }
@@ -250,11 +206,15 @@ impl Point<'_> {
             devices.chain(functions.filter(|line| line.split(' ').nth(2) != Some("0"))).cloned().collect()
         };
         let always = own(&self.life.base.snapshot);
-        let gone: Vec<_> = always.iter().filter(|line| !now.hardware.contains(line)).collect();
+        let others = |line: &&String| {
+            line.starts_with("label ") && !self.shape.devices.iter().any(|device| line.contains(device))
+        };
+        let always = always.iter().chain(self.life.base.snapshot.hardware.iter().filter(others));
+        let gone: Vec<_> = always.filter(|line| !now.hardware.contains(line)).collect();
         if gone.is_empty() { Ok(()) } else { Err(format!("gone, and not ours: {gone:?}")) }
     }
 
-    /// Which devices of the domain are there.
+    /// Which devices of the domain are there, or have kept its label.
     fn left(&self, now: &Snapshot) -> Vec<&'static str> {
         let there = |device: &&&'static str| {
             now.hardware.iter().any(|line| {
@@ -267,7 +227,12 @@ impl Point<'_> {
         let end = &self.life.released.snapshot;
         let stays =
             |device: &&&str| end.hardware.iter().any(|line| line.starts_with(&format!("device {device} ")));
-        self.shape.devices.iter().filter(there).filter(|device| !stays(device)).copied().collect()
+        let put = |device: &str| {
+            let label = format!("label {device} ");
+            now.labels().any(|line| line.starts_with(&label) && labels::is_put(line))
+        };
+        let left = |device: &&&'static str| (there(device) && !stays(device)) || put(device);
+        self.shape.devices.iter().filter(left).copied().collect()
     }
 
     /// A release does not stop early: what is left is the one device that the failure was about.
@@ -309,24 +274,31 @@ impl Point<'_> {
         let meant = match self.fault {
             "ENOSPC" => sysfs && ran.said.contains("no room for"),
             "EBUSY" => path.starts_with("/dev/vfio") && ran.said.contains("in use"),
-            "ENOENT" => sysfs && *word != "write",
+            "ENOENT" => (sysfs && *word != "write") || path.starts_with("/etc/libvirt"),
             "EEXIST" => *word == "mkdir",
             _ => false,
         };
         if meant {
             return Ok(());
         }
-        let answer = if self.fault == "block" { "has not returned" } else { self.fault };
+        let answer = match (self.fault, *word) {
+            ("block", _) => "has not returned",
+            // The kernel takes it for its own way to say that (`__vfs_setxattr_noperm`).
+            ("EAGAIN", "setxattr") => "EOPNOTSUPP",
+            (fault, _) => fault,
+        };
         let verbs: &[&str] = match *word {
-            "open" => &["read", "write", "open", "use", "lock", "make"],
-            "read" => &["read", "use", "understand"],
-            "write" => &["write"],
+            "open" => &["read", "write", "open", "use", "lock", "make", "allow"],
+            "read" => &["read", "use", "understand", "allow"],
+            "write" => &["write", "allow"],
             "create" => &["write", "lock", "make"],
             "rename" => &["write", "rename"],
             "unlink" => &["remove"],
             "symlink" => &["make", "write"],
             "mkdir" => &["make"],
             "readlink" => &["read"],
+            "chown" | "chmod" | "setxattr" => &["set"],
+            "getxattr" => &["look at"],
             _ => &["list"],
         };
         let name = path.rsplit('/').next().unwrap_or_default();
@@ -390,7 +362,12 @@ impl Point<'_> {
                 return Err(format!("reconcile: {}", ran.words()));
             }
         }
-        match self.stage.look()?.differs(end) {
+        let mut now = self.stage.look()?;
+        let mut end = end.clone();
+        if self.says_that_there_is_none() {
+            (now, end) = (now.without_labels(), end.without_labels());
+        }
+        match now.differs(&end) {
             Some(difference) => Err(format!("left in the end:\n    {difference}")),
             None => Ok(()),
         }

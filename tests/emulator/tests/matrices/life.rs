@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
+use crate::labels;
 use crate::shapes::Shape;
-use crate::stage::{Snapshot, Stage, State, Told};
+use crate::snapshot::Snapshot;
+use crate::stage::{Stage, State, Told};
 
 /// An event that something goes wrong in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -138,7 +140,8 @@ impl Life {
         Ok(life)
     }
 
-    /// What the judgements below rest on: a release leaves nothing but what is kept, and a domain has what it wants.
+    /// What the judgements below rest on: a release leaves nothing but what is kept, and a domain has what it wants. Its
+    /// nodes are labelled when it starts, and only then.
     fn is_one(&self) -> Told<()> {
         let same = |what: &str, one: &State, other: &State| match one
             .snapshot
@@ -147,8 +150,17 @@ impl Life {
             Some(difference) => Err(format!("{what}:\n    {difference}")),
             None => Ok(()),
         };
-        same("a start changes what prepare made", &self.running, &self.prepared)?;
-        same("a reconnect changes what a domain has", &self.reconnected, &self.prepared)?;
+        if let Some(difference) = self.running.snapshot.differs_in_devices(&self.prepared.snapshot) {
+            return Err(format!("a start changes what prepare made:\n    {difference}"));
+        }
+        same("a reconnect changes what a domain has", &self.reconnected, &self.running)?;
+        same("a domain that has ended has changed", &self.ended, &self.running)?;
+        let put = |state: &State| state.snapshot.labels().filter(|line| labels::is_put(line)).count();
+        let put = self.states().map(put);
+        let [base, prepared, starting, running, .., released, again] = put;
+        if [base, prepared, released, again] != [0; 4] || starting == 0 || running != starting {
+            return Err(format!("labels at another time than while it runs: {put:?}"));
+        }
         same("a prepare with leftovers makes something else", &self.again, &self.prepared)?;
         if self.prepared.snapshot.records.is_empty() {
             return Err("prepare has recorded nothing".to_owned());

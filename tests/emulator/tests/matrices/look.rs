@@ -1,8 +1,9 @@
 //! What there is on the host, in lines that can be compared.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use crate::labels;
 
 /// Attributes of devices whose values matter.
 const ATTRIBUTES: [&str; 6] =
@@ -18,14 +19,14 @@ pub(crate) struct Places {
     parents: Vec<PathBuf>,
 }
 
-fn entries(path: &Path) -> Vec<PathBuf> {
+pub(crate) fn entries(path: &Path) -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> =
         fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
     paths.sort();
     paths
 }
 
-fn name(path: &Path) -> String {
+pub(crate) fn name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
@@ -33,15 +34,6 @@ fn text(path: &Path) -> String {
     match fs::read_to_string(path) {
         Ok(text) => text.trim_end().to_owned(),
         Err(error) => error.to_string(),
-    }
-}
-
-/// Owner, group and mode of a device's VFIO node: the number of its group is another each time.
-fn node(device: &Path) -> String {
-    let Ok(group) = fs::read_link(device.join("iommu_group")) else { return "without a group".to_owned() };
-    match fs::metadata(Path::new("/dev/vfio").join(name(&group))) {
-        Ok(node) => format!("node {}:{} {:04o}", node.uid(), node.gid(), node.mode() & 0o7777),
-        Err(error) => format!("node: {error}"),
     }
 }
 
@@ -74,8 +66,8 @@ impl Places {
             let device = fs::canonicalize(&link).unwrap_or(link);
             let kind = fs::read_link(device.join("mdev_type")).map(|kind| name(&kind)).unwrap_or_default();
             let parent = device.parent().map(name).unwrap_or_default();
-            let (uuid, node) = (name(&device), node(&device));
-            lines.push(format!("device {uuid} {kind} on {parent}, {node}{}", attributes(&device)));
+            lines.push(format!("device {} {kind} on {parent}{}", name(&device), attributes(&device)));
+            lines.extend(labels::look(&device));
         }
         // A removal that is pending leaves a directory that the bus does not show.
         for parent in &self.parents {
@@ -92,9 +84,13 @@ impl Places {
         for function in &self.functions {
             let current = text(&function.join("nvidia/current_vgpu_type"));
             let params = text(&function.join("nvidia/vgpu_params"));
-            lines.push(format!("function {} {current} \"{params}\", {}", name(function), node(function)));
+            lines.push(format!("function {} {current} \"{params}\"", name(function)));
+            lines.extend(labels::look(function));
         }
-        lines.push(format!("nodes {}", entries(Path::new("/dev/vfio")).len()));
+        for directory in ["/dev/vfio", "/dev/vfio/devices"] {
+            lines.push(format!("nodes in {directory} {}", entries(Path::new(directory)).len()));
+        }
+        lines.extend(labels::look_at_rules());
         lines
     }
 }

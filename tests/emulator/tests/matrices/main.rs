@@ -6,10 +6,13 @@
 mod agent;
 mod crash;
 mod errno;
+mod labels;
 mod life;
 mod look;
+mod operations;
 mod report;
 mod shapes;
+mod snapshot;
 mod stage;
 
 use std::collections::{BTreeMap, VecDeque};

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::labels;
 use crate::stage::Told;
 
 /// A kind of effect: operations, and where. One that must be there is missed if it is not.
@@ -17,9 +18,8 @@ const fn kind(name: &'static str, operations: &'static [&'static str], path: &'s
     Kind { name, operations, path, must: true }
 }
 
-/// Every effect is of one of these kinds, the first that fits. What labels nodes goes here once there is such a thing:
-/// `setattr` and `setxattr` of `/dev/vfio/*`, and AppArmor's files.
-const KINDS: [Kind; 13] = [
+/// Every effect is of one of these kinds, the first that fits.
+const KINDS: [Kind; 17] = [
     kind("sysfs write", &["write"], "/sys/*"),
     kind("record file", &["create"], "/run/virt-mdev/domains/*"),
     kind("record write", &["write"], "/run/virt-mdev/domains/*"),
@@ -31,6 +31,10 @@ const KINDS: [Kind; 13] = [
     kind("index rename", &["rename"], "/run/virt-mdev/by-name/*"),
     kind("index removal", &["unlink"], "/run/virt-mdev/by-name/*"),
     kind("lock file", &["create"], "/run/virt-mdev/locks/*"),
+    kind("node owner", &["chown"], "/dev/vfio/*"),
+    kind("node mode", &["chmod"], "/dev/vfio/*"),
+    kind("node context", &["setxattr"], "/dev/vfio/*"),
+    kind("AppArmor file", &["write", "create", "rename", "unlink"], "/etc/apparmor.d/libvirt/*"),
     kind("directory", &["mkdir"], "/run/virt-mdev*"),
     Kind {
         name: "new record truncated",
@@ -113,7 +117,7 @@ impl Report {
         let mut holds = true;
         let crash_kinds: Vec<_> = KINDS.iter().map(|kind| (kind.name, kind.must)).collect();
         let errno_kinds: Vec<_> =
-            crate::errno::OPERATIONS.iter().map(|operation| (*operation, true)).collect();
+            crate::operations::OPERATIONS.iter().map(|operation| (*operation, true)).collect();
         for (name, matrix, kinds) in
             [("crash", &self.crash, crash_kinds), ("errno", &self.errno, errno_kinds)]
         {
@@ -128,7 +132,10 @@ impl Report {
             let counts: Vec<String> =
                 kinds.iter().map(|(kind, _)| format!("{kind} {}", count(kind))).collect();
             println!("{name} points: {}", counts.join(", "));
-            for (kind, _) in kinds.iter().filter(|(kind, must)| whole && *must && count(kind) == 0) {
+            // In a user namespace there is nobody to give a node to.
+            let possible = |kind: &str| labels::is_root() || !matches!(kind, "node owner" | "chown");
+            let must = |(kind, must): &&(&str, bool)| whole && *must && possible(kind);
+            for (kind, _) in kinds.iter().filter(must).filter(|(kind, _)| count(kind) == 0) {
                 println!("{name} matrix: no point of the kind \"{kind}\", which must be there");
                 holds = false;
             }

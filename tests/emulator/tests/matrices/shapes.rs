@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use crate::labels;
+
 /// UUID of the domain.
 pub(crate) const DOMAIN: &str = "0cd8a2ab-6c8d-4b2c-9a8e-6a2f9a7d4e01";
 /// UUIDs of its devices, and of one that is nobody's business.
@@ -13,6 +15,10 @@ const BYSTANDER: &str = "83b8f4f2-509f-382f-3c1e-e6bfe0fa9999";
 const VF: &str = "0000:41:00.4";
 const OTHER_VF: &str = "0000:41:00.5";
 const BYSTANDER_VF: &str = "0000:41:00.6";
+
+/// Every domain has the nodes of some groups: a domain that names its device by an argument has no other way to them.
+const QEMU_CONF: &str = "cgroup_device_acl = [ \"/dev/vfio/vfio\", \"/dev/vfio/0\", \"/dev/vfio/1\", \
+                         \"/dev/vfio/2\", \"/dev/vfio/3\" ]\n";
 
 /// A host whose parents speak one interface, or all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,11 +43,18 @@ impl Backend {
     }
 
     /// The host file, with few functions to look at, and without the time that a driver takes after its user ended:
-    /// nothing here is about that.
+    /// nothing here is about that. With SELinux and AppArmor, and with a rule of udev's that makes nodes their owner
+    /// cannot use; one host has the devices' own nodes.
     pub(crate) fn text(self, hosts: &Path) -> std::io::Result<String> {
         let text = std::fs::read_to_string(hosts.join(self.host()).with_extension("toml"))?;
         let lines = text.lines().filter(|line| !line.starts_with("refuses_zero"));
-        Ok(lines.map(|line| line.replace("vfs = 32", "vfs = 3") + "\n").collect())
+        let text: String = lines.map(|line| line.replace("vfs = 32", "vfs = 3") + "\n").collect();
+        let (mode, rules, cdev) = (labels::MODE, labels::rules(), self == Self::Vendor);
+        Ok(format!(
+            "selinux = 'permissive'\nnode_mode = {mode}\ncdev = {cdev}\n{text}\n[files]\n\
+             '/etc/libvirt/qemu.conf' = '''{QEMU_CONF}'''\n'{rules}' = '''{}'''\n",
+            labels::RULES
+        ))
     }
 }
 
@@ -50,8 +63,10 @@ impl Backend {
 pub(crate) struct Shape {
     pub(crate) backend: Backend,
     pub(crate) name: &'static str,
-    /// The domain.
+    /// The domain, as libvirt shows it before and after it runs.
     pub(crate) xml: String,
+    /// With the labels that libvirt has chosen for it.
+    pub(crate) labelled: String,
     /// Devices that it has: what QEMU opens.
     pub(crate) devices: Vec<&'static str>,
     /// Writes by which somebody else makes devices before.
@@ -65,11 +80,30 @@ pub(crate) struct Shape {
 /// One `<device>` of the metadata: its attributes, what is in it, and what QEMU opens.
 struct Wanted(&'static str, String, &'static str);
 
-fn domain(devices: &[Wanted]) -> String {
+/// What libvirt writes at start on a host with SELinux, and on one with AppArmor: both at once is more than a host has,
+/// and whoever labels nodes for both deals with either.
+fn seclabels() -> String {
+    let (owner, context, profile) = (labels::owner(), labels::CONTEXT, format!("libvirt-{DOMAIN}"));
+    let process = "system_u:system_r:svirt_t:s0:c1,c2";
+    let label = |(model, label, image): (&str, &str, &str)| {
+        format!(
+            "<seclabel type='dynamic' model='{model}' relabel='yes'><label>{label}</label>\
+             <imagelabel>{image}</imagelabel></seclabel>"
+        )
+    };
+    let all = [("selinux", process, context), ("apparmor", &profile, &profile), ("dac", owner, owner)];
+    all.into_iter().map(label).collect()
+}
+
+/// `argument`: the device that stands in `<qemu:commandline>`, where the others are hostdevs.
+fn domain(devices: &[Wanted], argument: Option<&str>, seclabels: &str) -> String {
     let (mut metadata, mut hostdevs) = (String::new(), String::new());
     for Wanted(id, attributes, children) in devices {
         let uuid = if id.len() == 36 { format!("uuid='{id}' ") } else { String::new() };
         let _ = write!(metadata, "<m:device {uuid}{attributes}>{children}</m:device>");
+        if argument == Some(id) {
+            continue;
+        }
         let _ = match id.split([':', '.']).collect::<Vec<_>>().as_slice() {
             [domain, bus, slot, function] => write!(
                 hostdevs,
@@ -83,18 +117,29 @@ fn domain(devices: &[Wanted]) -> String {
             ),
         };
     }
+    let in_words = |id| {
+        format!(
+            "<q:commandline><q:arg value='-device'/>\
+             <q:arg value='vfio-pci,sysfsdev=/sys/bus/mdev/devices/{id}'/></q:commandline>"
+        )
+    };
+    let arguments = argument.map(in_words).unwrap_or_default();
     format!(
-        "<domain type='qemu' id='3'><name>vm1</name><uuid>{DOMAIN}</uuid><metadata>\
-         <m:devices xmlns:m='urn:virt-mdev:domain:1'>{metadata}</m:devices></metadata>\
-         <devices>{hostdevs}</devices></domain>\n"
+        "<domain type='qemu' id='3' xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'><name>vm1</name>\
+         <uuid>{DOMAIN}</uuid><metadata><m:devices xmlns:m='urn:virt-mdev:domain:1'>{metadata}</m:devices>\
+         </metadata><devices>{hostdevs}</devices>{seclabels}{arguments}</domain>\n"
     )
 }
 
 fn shape(backend: Backend, name: &'static str, devices: Vec<Wanted>) -> Shape {
-    let xml = domain(&devices);
+    shape_with(backend, name, devices, None)
+}
+
+fn shape_with(backend: Backend, name: &'static str, devices: Vec<Wanted>, argument: Option<&str>) -> Shape {
+    let (xml, labelled) = (domain(&devices, argument, ""), domain(&devices, argument, &seclabels()));
     let devices = devices.into_iter().map(|Wanted(id, ..)| id).collect();
     let before = vec![bystander(backend)];
-    Shape { backend, name, xml, devices, before, fresh: false, kept_before: false }
+    Shape { backend, name, xml, labelled, devices, before, fresh: false, kept_before: false }
 }
 
 fn wanted(id: &'static str, attributes: &str, children: &'static str) -> Wanted {
@@ -171,6 +216,7 @@ fn mdev() -> Vec<Shape> {
         keep().kept_before(),
         shape(Backend::Mdev, "foreign device", two()).with((MTTY.to_owned(), FIRST.to_owned())),
         shape(Backend::Mdev, "no parent named", vec![wanted(FIRST, "type='mtty-1'", "")]),
+        shape_with(Backend::Mdev, "by argument", two(), Some(FIRST)),
     ]
 }
 

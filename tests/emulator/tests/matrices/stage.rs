@@ -7,6 +7,7 @@ use virt_mdev_emulator::client::Emulated;
 
 use crate::agent::Agent;
 use crate::shapes::{Backend, Shape};
+use crate::snapshot::Snapshot;
 
 const EMULATOR: &str = env!("CARGO_BIN_EXE_virt-mdev-emulator");
 
@@ -15,33 +16,6 @@ pub(crate) type Told<T> = Result<T, String>;
 
 fn words(error: std::io::Error) -> String {
     format!("the harness itself: {error}")
-}
-
-/// What there is: what the kernel shows, and what is recorded. Numbers of processes are names in it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Snapshot {
-    pub(crate) hardware: Vec<String>,
-    pub(crate) records: Vec<String>,
-}
-
-impl Snapshot {
-    /// How this differs from what it should be; nothing if it does not.
-    pub(crate) fn differs(&self, expected: &Self) -> Option<String> {
-        let of = |snapshot: &Self| -> Vec<String> {
-            snapshot.hardware.iter().chain(&snapshot.records).cloned().collect()
-        };
-        let (own, other) = (of(self), of(expected));
-        let missing = other.iter().filter(|line| !own.contains(line)).map(|line| format!("- {line}"));
-        let more = own.iter().filter(|line| !other.contains(line)).map(|line| format!("+ {line}"));
-        let lines: Vec<String> = missing.chain(more).collect();
-        (!lines.is_empty()).then(|| lines.join("\n    "))
-    }
-
-    /// The same, of what the kernel shows only.
-    pub(crate) fn differs_in_hardware(&self, expected: &Self) -> Option<String> {
-        let of = |snapshot: &Self| Self { hardware: snapshot.hardware.clone(), records: Vec::new() };
-        of(self).differs(&of(expected))
-    }
 }
 
 /// A state of the host, and how to get there from an empty one.
@@ -86,7 +60,7 @@ pub(crate) struct Stage {
     qemu: Agent,
     shape: Shape,
     config: &'static str,
-    xml: PathBuf,
+    xml: [PathBuf; 2],
     hosts: PathBuf,
     /// All daemons and QEMUs that there have been.
     past: Vec<([String; 2], &'static str)>,
@@ -127,8 +101,9 @@ impl Stage {
     /// A host for this shape, with this configuration.
     pub(crate) fn start(shape: &Shape, config: &'static str, number: usize) -> Told<Self> {
         let temporary = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let (xml, hosts) =
-            (temporary.join(format!("{number}.xml")), temporary.join(format!("{number}.toml")));
+        let xml =
+            [format!("{number}.xml"), format!("{number}-labelled.xml")].map(|name| temporary.join(name));
+        let hosts = temporary.join(format!("{number}.toml"));
         let (host, daemon, qemu) = Self::boot(shape.backend, &hosts, config).map_err(words)?;
         let mut stage = Self {
             past: vec![(daemon.identity.clone(), "DAEMON"), (qemu.identity.clone(), "QEMU")],
@@ -185,7 +160,9 @@ impl Stage {
         self.shape = shape.clone();
         self.config = config;
         self.arguments = shape.before.iter().map(|(_, data)| data.clone()).collect();
-        std::fs::write(&self.xml, &shape.xml).map_err(words)?;
+        for (path, text) in self.xml.iter().zip([&shape.xml, &shape.labelled]) {
+            std::fs::write(path, text).map_err(words)?;
+        }
         if !same {
             self.restart()?;
         }
@@ -233,17 +210,19 @@ impl Stage {
     /// Calls the hook, as the daemon.
     pub(crate) fn hook(&mut self, operation: &str) -> Told<Ran> {
         let sub = if matches!(operation, "release" | "stopped") { "end" } else { "begin" };
-        self.run("virt-mdev-hook", &["vm1", operation, sub, "-"])
+        // libvirt chooses a domain's labels after prepare, and takes them away before it stops.
+        let labelled = matches!(operation, "start" | "started" | "reconnect");
+        self.run("virt-mdev-hook", &["vm1", operation, sub, "-"], usize::from(labelled))
     }
 
     /// Runs `virt-mdev`.
     pub(crate) fn command(&mut self, arguments: &[&str]) -> Told<Ran> {
-        self.run("virt-mdev", arguments)
+        self.run("virt-mdev", arguments, 0)
     }
 
-    fn run(&mut self, program: &str, arguments: &[&str]) -> Told<Ran> {
+    fn run(&mut self, program: &str, arguments: &[&str], xml: usize) -> Told<Ran> {
         self.seen = None;
-        let (xml, program) = (self.xml.display().to_string(), built(program).display().to_string());
+        let (xml, program) = (self.xml[xml].display().to_string(), built(program).display().to_string());
         let mut fields = vec!["run", "5000", &xml, &program];
         fields.extend(arguments);
         let [status, took, said]: [String; 3] =
@@ -368,6 +347,9 @@ impl Stage {
             let (kind, path, text) = (parts.next(), parts.next(), parts.next());
             let (Some(kind), Some(path), Some(text)) = (kind, path, text) else { return Err(line) };
             self.daemon.ask(&[kind, path, text]).map_err(words)?;
+        }
+        for line in state.snapshot.labels() {
+            self.daemon.ask(&["label", line]).map_err(words)?;
         }
         if state.held {
             self.hold()?;
