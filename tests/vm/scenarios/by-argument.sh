@@ -70,5 +70,5 @@ released vm1 "$device"
 equal "rules of ours that are left" '' "$(grep -rl virt-mdev "$profiles" || true)"
 equal "devices, claims and records" "$before" "$(baseline)"
 
-qemu_conf
+qemu_conf ''
 virsh -q undefine vm1

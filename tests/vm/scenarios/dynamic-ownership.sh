@@ -56,5 +56,5 @@ for lines in 'namespaces = [ ]' 'security_driver = "none"' $'dynamic_ownership =
     destroy vm1
     released vm1 "$device"
 done
-qemu_conf
+qemu_conf ''
 virsh -q undefine vm1

@@ -134,5 +134,5 @@ refused vm1 'Permission denied' /dev/vfio/
 released vm1 "$device"
 rm "$foreign" /run/udev/rules.d/60-virt-mdev.rules "$hooks/90-virt-mdev-test" "$witness_log"
 udevadm control --reload
-qemu_conf
+qemu_conf ''
 virsh -q undefine vm1
