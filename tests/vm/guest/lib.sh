@@ -101,7 +101,7 @@ configure() {
 }
 
 # qemu_conf TEXT: these lines at the end of libvirt's qemu.conf, and a daemon that
-# has read them, until qemu_conf without a text, or clean-up, puts the old one back.
+# has read them, until qemu_conf '', or clean-up, puts the old one back.
 qemu_conf() {
     local conf=/etc/libvirt/qemu.conf
     [[ -e /run/virt-mdev-test.qemu.conf ]] || cp -p "$conf" /run/virt-mdev-test.qemu.conf
