@@ -526,12 +526,24 @@ reconciled() {
 
 # reconcile_unit PART...: the service succeeds, and its words are in the journal.
 reconcile_unit() {
-    local cursor
-    cursor=$(journalctl -n 1 -o cat --show-cursor | sed -n 's/^-- cursor: //p')
+    local said=/run/virt-mdev-test.said cursor
+    wait_for 10 "the journal's end" journal_end
+    cursor=$(journal_end)
     systemctl start virt-mdev-reconcile.service
     journalctl --sync
-    contains "the journal of the service" \
-        "$(journalctl -o cat --after-cursor "$cursor" -u virt-mdev-reconcile.service)" "$@"
+    # A file that is just being extended cannot be read for a moment ("is truncated, ignoring file").
+    wait_for 10 "the journal of the service" journal_since "$cursor" "$said"
+    contains "the journal of the service" "$(cat "$said")" "$@"
+}
+
+journal_end() {
+    local cursor
+    cursor=$(journalctl -n 1 -o cat --show-cursor 2>/dev/null | sed -n 's/^-- cursor: //p')
+    [[ -n $cursor ]] && echo "$cursor"
+}
+
+journal_since() { # CURSOR FILE
+    journalctl -o cat --after-cursor "$1" -u virt-mdev-reconcile.service >"$2"
 }
 
 libvirt_pid() {
