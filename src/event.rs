@@ -28,8 +28,8 @@ pub enum Action {
     Prepare,
     /// The nodes of the domain's devices get its labels; may refuse.
     Label,
-    /// The record follows the domain's state.
-    Follow(Event),
+    /// The record says that the domain runs.
+    Follow,
     /// The record is compared with the host.
     Compare,
     /// Take away what the record says.
@@ -50,7 +50,7 @@ pub struct Call {
 const TABLE: [(&str, &str, Event, Action); 8] = [
     ("prepare", "begin", Event::Prepare, Action::Prepare),
     ("start", "begin", Event::Start, Action::Label),
-    ("started", "begin", Event::Started, Action::Follow(Event::Started)),
+    ("started", "begin", Event::Started, Action::Follow),
     // libvirt has yet to restore the labels of the device: too early to remove it.
     ("stopped", "end", Event::Stopped, Action::Nothing),
     ("release", "end", Event::Release, Action::Release),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::backend::{self, nvidia};
 use crate::config::Config;
 use crate::domain::{self, Domain, MAX_XML};
-use crate::event::{Action, Call, Event};
+use crate::event::{Action, Call};
 use crate::execute::{self, Context};
 use crate::host::daemon::Process;
 use crate::host::udev::Watch;
@@ -69,7 +69,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             journal::start(&call.name);
             start::start(&host, &read_stdin(MAX_XML + 1))
         }
-        (Action::Follow(event), _) => follow(&host, &call, event),
+        (Action::Follow, _) => follow(&host, &call),
     };
     match call.event.action() {
         Action::Prepare | Action::Label => act().map_or_else(
@@ -250,22 +250,18 @@ fn whose(records: &Records, name: &str, xml: &[u8]) -> Option<DomainUuid> {
 }
 
 /// The record follows what libvirt says of the domain. It touches no device, so no driver can hold it up.
-fn follow(host: &Host, call: &Call, event: Event) -> Result<(), Refusal> {
+fn follow(host: &Host, call: &Call) -> Result<(), Refusal> {
     let records = Records::new(host);
     let Some(domain) = whose(&records, &call.name, &read_stdin(MAX_SCAN)) else { return Ok(()) };
     journal::start(&call.name);
     let config = Config::load_or_default(host);
-    advance(Context { host, records: &records, waits: config.waits }, &domain, event)
+    runs(Context { host, records: &records, waits: config.waits }, &domain)
 }
 
-/// Notes in the record of `domain` how far it has come.
-pub fn advance(context: Context<'_>, domain: &DomainUuid, event: Event) -> Result<(), Refusal> {
+/// Notes in the record of `domain` that it runs.
+pub fn runs(context: Context<'_>, domain: &DomainUuid) -> Result<(), Refusal> {
     let mut guard = context.records.lock(domain, context.waits.lock)?;
-    match event {
-        Event::Start => guard.advance(Phase::Starting, None)?,
-        _ => guard.advance(Phase::Running, Some(Answers::Running))?,
-    }
-    Ok(())
+    Ok(guard.advance(Phase::Running, Some(Answers::Running))?)
 }
 
 /// The daemon has restarted and the domain runs: what the record says is compared with the host.
@@ -274,7 +270,7 @@ pub fn compare(host: &Host, name: &str, xml: &[u8]) -> Result<(), Refusal> {
     let Some(domain) = whose(&records, name, xml) else { return Ok(()) };
     let config = Config::load_or_default(host);
     let context = Context { host, records: &records, waits: config.waits };
-    advance(context, &domain, Event::Reconnect)?;
+    runs(context, &domain)?;
     let record = records.read(&domain)?;
     for (device, place, ..) in record.iter().flat_map(|record| record.devices()) {
         if !backend::is_there(host, device, place) {

@@ -86,7 +86,7 @@ fn answer(host: &Host, event: Event, xml: &[u8]) -> Result<Answer, Failure> {
             };
             (Named { uuid: domain.uuid, name: domain.name }, plan)
         }
-        Action::Follow(_) | Action::Compare | Action::Nothing => {
+        Action::Follow | Action::Compare | Action::Nothing => {
             let domain = Domain::read(xml)?;
             (Named { uuid: domain.uuid, name: domain.name }, Plan::default())
         }

@@ -12,13 +12,13 @@ use std::path::Path;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use virt_mdev::config::Config;
-use virt_mdev::event::Event;
 use virt_mdev::execute::Context;
-use virt_mdev::hook;
 use virt_mdev::host::Host;
 use virt_mdev::host::daemon::Process;
 use virt_mdev::ids::DomainUuid;
 use virt_mdev::record::Records;
+use virt_mdev::refusal::Refusal;
+use virt_mdev::{hook, start};
 use virt_mdev_emulator::host;
 use virt_mdev_emulator::model::World;
 use virt_mdev_emulator::tree::{self, Ino};
@@ -76,7 +76,10 @@ fn wish() -> impl Strategy<Value = Wish> {
 fn on(name: &str) -> Before {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("hosts/{name}.toml"));
     let (mut host, tables) = host::Host::load(&path).unwrap();
-    host.files.insert("/etc/virt-mdev/config.toml".to_owned(), "[wait]\nrelease = \"5s\"\n".to_owned());
+    host.files.insert(
+        "/etc/virt-mdev/config.toml".to_owned(),
+        "labels = \"never\"\n[wait]\nrelease = \"5s\"\n".to_owned(),
+    );
     let mut kinds = Vec::new();
     for parent in host.parent.iter().filter(|parent| parent.vfs == 0) {
         for kind in parent.types.iter().filter(|kind| kind.api == "vfio-pci") {
@@ -185,27 +188,22 @@ enum Call {
 fn call(sim: &mut Sim, call: Call, domain: usize, xml: &str) -> Result<(), String> {
     let who = Who::try_from(domain).unwrap();
     alone(sim, who, |host: &Host| {
-        let follow = |event| {
-            let records = Records::new(host);
-            let uuid = DomainUuid::parse(UUIDS[domain]).unwrap();
-            if !records.has(&uuid) {
-                return Ok(());
-            }
-            let waits = Config::load_or_default(host).waits;
-            hook::advance(Context { host, records: &records, waits }, &uuid, event)
-                .map_err(|refusal| refusal.to_string())
-        };
+        let records = Records::new(host);
+        let uuid = DomainUuid::parse(UUIDS[domain]).unwrap();
+        let in_words = |refusal: Refusal| refusal.to_string();
         match call {
             Call::Prepare => {
                 let caller = Process { pid: DAEMON, start_time: START_TIME };
-                hook::prepare(host, xml.as_bytes(), Some(caller)).map_err(|refusal| refusal.to_string())
+                hook::prepare(host, xml.as_bytes(), Some(caller)).map_err(in_words)
             }
-            Call::Start => follow(Event::Start),
-            Call::Started => follow(Event::Started),
-            Call::Reconnect => hook::compare(host, ["vm1", "vm2"][domain], xml.as_bytes())
-                .map_err(|refusal| refusal.to_string()),
-            Call::Release => hook::release(host, ["vm1", "vm2"][domain], xml.as_bytes())
-                .map_err(|refusal| refusal.to_string()),
+            Call::Start | Call::Started if !records.has(&uuid) => Ok(()),
+            Call::Start => start::start(host, xml.as_bytes()).map_err(in_words),
+            Call::Started => {
+                let waits = Config::load_or_default(host).waits;
+                hook::runs(Context { host, records: &records, waits }, &uuid).map_err(in_words)
+            }
+            Call::Reconnect => hook::compare(host, ["vm1", "vm2"][domain], xml.as_bytes()).map_err(in_words),
+            Call::Release => hook::release(host, ["vm1", "vm2"][domain], xml.as_bytes()).map_err(in_words),
         }
     })
 }

@@ -1,14 +1,13 @@
 //! What the processes run: the shipped code, called as its doors call it.
 
 use virt_mdev::config::Config;
-use virt_mdev::event::Event;
 use virt_mdev::execute::Context;
 use virt_mdev::host::Host;
 use virt_mdev::host::daemon::Process;
 use virt_mdev::ids::DomainUuid;
 use virt_mdev::record::Records;
 use virt_mdev::refusal::Refusal;
-use virt_mdev::{cli, hook};
+use virt_mdev::{cli, hook, start};
 
 use super::{Call, DOMAINS, LOCKS, NAMES, RECONCILE, UUIDS};
 use crate::memory::{Op, START_TIME, Seen, Sim, Who};
@@ -35,16 +34,8 @@ fn xml(domain: usize, wanted: &[&str]) -> String {
 
 /// What the hook does for a call, with what it reads from the daemon.
 pub(super) fn called(host: &Host, call: Call, domain: usize, wanted: &[&str], daemon: i32) -> Ended {
-    let follow = |event| -> Result<(), String> {
-        let records = Records::new(host);
-        let uuid = DomainUuid::parse(UUIDS[domain]).unwrap();
-        if !records.has(&uuid) {
-            return Ok(());
-        }
-        let waits = Config::load_or_default(host).waits;
-        hook::advance(Context { host, records: &records, waits }, &uuid, event)
-            .map_err(|refusal| refusal.to_string())
-    };
+    let records = Records::new(host);
+    let uuid = DomainUuid::parse(UUIDS[domain]).unwrap();
     let xml = xml(domain, wanted);
     let in_words = |refusal: Refusal| refusal.to_string();
     let done = match call {
@@ -52,8 +43,12 @@ pub(super) fn called(host: &Host, call: Call, domain: usize, wanted: &[&str], da
             let caller = Process { pid: daemon, start_time: START_TIME };
             hook::prepare(host, xml.as_bytes(), Some(caller)).map_err(in_words)
         }
-        Call::Start => follow(Event::Start),
-        Call::Started => follow(Event::Started),
+        Call::Start | Call::Started if !records.has(&uuid) => Ok(()),
+        Call::Start => start::start(host, xml.as_bytes()).map_err(in_words),
+        Call::Started => {
+            let waits = Config::load_or_default(host).waits;
+            hook::runs(Context { host, records: &records, waits }, &uuid).map_err(in_words)
+        }
         Call::Reconnect => hook::compare(host, NAMES[domain], xml.as_bytes()).map_err(in_words),
         Call::Release => hook::release(host, NAMES[domain], xml.as_bytes()).map_err(in_words),
     };

@@ -26,7 +26,7 @@ pub(crate) use state::{Move, Shape, State};
 /// The card.
 const HOST: &str = r#"
 parent = [{ name = "mtty", units = 2, type = [{ id = "mtty-1", name = "Single port serial" }] }]
-files = { "/etc/virt-mdev/config.toml" = "[wait]\nrelease = \"1ms\"\n" }
+files = { "/etc/virt-mdev/config.toml" = "labels = 'never'\n[wait]\nrelease = \"1ms\"\n" }
 "#;
 
 const DEVICES: &str = "/sys/class/mdev_bus/mtty";

@@ -266,7 +266,8 @@ impl Stage {
     }
 
     fn named(&self, line: &str) -> String {
-        self.past.iter().fold(line.to_owned(), |line, ([pid, start], name)| {
+        // The latest first: numbers of processes are given out anew.
+        self.past.iter().rev().fold(line.to_owned(), |line, ([pid, start], name)| {
             rename(&rename(&line, start, "\"then\""), pid, &format!("\"{name}\""))
         })
     }
