@@ -150,7 +150,7 @@ pub fn plan(domain: &Domain, labels: &Labels, nodes: &[Carrying], recorded: &[En
         }
         if label != Label::default() {
             let step = Step::Label { device: device.clone(), node: node.clone(), label, was };
-            plan.steps.push(Planned { step, why: "for the domain's QEMU, which is not root".to_owned() });
+            plan.steps.push(Planned { step, why: "so that the domain's QEMU can open it".to_owned() });
         }
         if let Some(profile) = labels.profile.clone().filter(|_| domain.has_argument_only(&device)) {
             let why = "the domain names the device in <qemu:commandline>, of which libvirt makes no rule"

@@ -1,14 +1,12 @@
 //! The start event: libvirt has chosen the domain's labels and has not forked QEMU yet. What the nodes of its devices
 //! carry then is what its QEMU finds, in a `/dev` of its own that libvirt copies from the host's.
 
-use rustix::io::Errno;
-
 use crate::accounts::Accounts;
 use crate::config::{Config, Labels};
 use crate::domain::Domain;
 use crate::execute::{self, Context};
 use crate::host::daemon::Process;
-use crate::host::{Host, Trouble, daemon, node};
+use crate::host::{Host, daemon, node};
 use crate::ids::{DeviceId, Node};
 use crate::labels::{self, Carrying};
 use crate::plan::Plan;
@@ -80,7 +78,7 @@ pub fn judge(
 /// The labels of a domain, or what is wrong with them. Those that the domain's author wrote are in the XML from the
 /// beginning.
 pub fn labels(host: &Host, domain: &Domain, conf: &QemuConf) -> Result<labels::Labels, Refusal> {
-    let accounts = Accounts::new(&text(host, "etc/passwd")?, &text(host, "etc/group")?);
+    let accounts = Accounts::new(&host.text("etc/passwd")?, &host.text("etc/group")?);
     let mut labels = labels::labels(&domain.seclabels, conf, &accounts)?;
     if let Some(profile) = labels.profile.as_ref().filter(|profile| !profile.is_of(&domain.uuid)) {
         let why = "the profile of another domain".to_owned();
@@ -95,20 +93,11 @@ pub fn labels(host: &Host, domain: &Domain, conf: &QemuConf) -> Result<labels::L
 /// libvirt's configuration of QEMU. One that libvirt would not start with is no reason to stop a domain that says itself
 /// what it needs.
 pub fn conf(host: &Host, domain: &Domain) -> Result<QemuConf, Refusal> {
-    match QemuConf::parse(&text(host, QEMU_CONF)?) {
+    match QemuConf::parse(&host.text(QEMU_CONF)?) {
         Err(why) if domain.sysfsdevs.is_empty() && labels::names_an_owner(&domain.seclabels) => {
             log::warn!("/{QEMU_CONF}: {why}; the defaults hold");
             Ok(QemuConf::default())
         }
         parsed => parsed.map_err(|why| Refusal::Config { path: format!("/{QEMU_CONF}"), why }),
-    }
-}
-
-/// A configuration file's text; none where there is no file.
-pub fn text(host: &Host, path: &str) -> Result<String, Trouble> {
-    match host.read_whole(path) {
-        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
-        Err(trouble) if trouble.is(Errno::NOENT) => Ok(String::new()),
-        Err(trouble) => Err(trouble),
     }
 }

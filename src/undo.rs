@@ -1,18 +1,19 @@
 //! The way back: what the record says is undone in reverse, for a start that failed as for a domain that has gone. It
 //! never stops at an error, and leaves alone what is in use and what is not ours.
 
+mod step;
+
+pub(crate) use step::destroy;
+
 use std::time::Duration;
 
-use rustix::io::Errno;
-
-use crate::backend::{self, Backend};
 use crate::execute::Context;
-use crate::host::{Host, Trouble, child, holders, node};
+use crate::host::{Trouble, holders};
 use crate::ids::{DeviceId, DomainUuid};
 use crate::reap;
 use crate::record::{Guard, Phase, State};
-use crate::step::{Place, Step};
-use crate::words::errno;
+use crate::step::Step;
+use step::{is_at, is_passing, put_back, take_offline, unlabel};
 
 /// How often a device that somebody still has open is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -323,131 +324,4 @@ fn unclaim_if_last(guard: &Guard<'_>, device: &DeviceId) {
             log::warn!("{trouble}");
         }
     }
-}
-
-/// Writes an attribute back, if nobody has its device open. One that the driver does not take any more is left as it is.
-fn put_back(host: &Host, step: &Step, limit: Duration) -> Result<(), Why> {
-    let device = step.device();
-    if let Some(why) = held(host, device) {
-        return Err(why);
-    }
-    log::info!(VIRT_MDEV_UUID:% = device; "{step}");
-    match host.machine().perform(step, limit) {
-        Ok(child::Outcome::Done) => {}
-        Ok(child::Outcome::Blocked) => return Err(Why::Pending),
-        // Killed, or not even started: nothing is known of the driver.
-        Ok(child::Outcome::Failed(error)) | Err(error) if error.raw_os_error().is_none() => {
-            return Err(Why::Failed { what: error.to_string(), again: true });
-        }
-        Ok(child::Outcome::Failed(error)) | Err(error) => {
-            log::warn!(VIRT_MDEV_UUID:% = device; "{step}: {}", errno(&error));
-        }
-    }
-    Ok(())
-}
-
-/// Puts back what a node carried, or takes a rule out. A node that is another's by now has nothing of ours: groups are
-/// numbered anew. libvirt, too, gives nodes back, to root.
-fn unlabel(context: Context<'_>, guard: &Guard<'_>, back: &Step) -> Result<(), Trouble> {
-    let Context { host, records, waits } = context;
-    match back {
-        Step::Unlabel { device, node, label, was } => {
-            // The helper of udev looks at the record and labels the node under this lock: it does so before, or not any
-            // more.
-            let _lock = records.lock_labels(waits.lock)?;
-            let has = guard.owns(device)? && node::of(host, device)?.contains(node);
-            if has && node::put(host, node, was, Some(label))? {
-                log::info!(VIRT_MDEV_UUID:% = device; "{back}");
-            }
-            Ok(())
-        }
-        Step::Withdraw { profile, node, .. } => node::withdraw(host, profile, node),
-        _ => Ok(()),
-    }
-}
-
-fn held(host: &Host, device: &DeviceId) -> Option<Why> {
-    match holders::is_held(host, device) {
-        Ok(true) => Some(Why::Held { holder: holders::holder(host, device) }),
-        Ok(false) => None,
-        // A device that may be in use is one that is.
-        Err(trouble) => Some(Why::Failed { what: trouble.to_string(), again: true }),
-    }
-}
-
-/// Takes a device offline, if nobody has it open. A device that is gone is offline.
-fn take_offline(host: &Host, step: &Step, limit: Duration) -> Result<(), Why> {
-    let device = step.device();
-    if let Some(why) = held(host, device) {
-        return Err(why);
-    }
-    log::info!(VIRT_MDEV_UUID:% = device; "{step}");
-    match host.machine().perform(step, limit) {
-        Ok(child::Outcome::Done) => Ok(()),
-        Ok(child::Outcome::Blocked) => Err(Why::Pending),
-        // A device that has no such file any more may be going, or be in trouble; only one that has gone is offline.
-        Ok(child::Outcome::Failed(_)) if host.is_gone(&backend::directory(device)) => Ok(()),
-        Ok(child::Outcome::Failed(error)) | Err(error) => Err(Why::Failed {
-            what: format!("it cannot be taken offline: {}", errno(&error)),
-            again: is_passing(&error),
-        }),
-    }
-}
-
-fn is_at(host: &Host, device: &DeviceId, place: &Place) -> bool {
-    backend::existing(host, device).is_ok_and(|found| found.is_some_and(|found| found.is_at(place)))
-}
-
-/// Errors that are over in a moment. EAGAIN and ENODEV: another removal got there first (`mdev_device_remove`).
-fn is_passing(error: &std::io::Error) -> bool {
-    [Errno::AGAIN, Errno::NODEV, Errno::NOENT, Errno::INTR, Errno::BUSY]
-        .iter()
-        .any(|again| error.raw_os_error() == Some(again.raw_os_error()))
-}
-
-/// Takes a device of ours away, if it is where we made it and nobody has it open. Says whether there was one.
-/// `patient`: its user has just ended, and a driver that cleans up by itself is given the time to.
-pub(crate) fn destroy(
-    context: Context<'_>,
-    device: &DeviceId,
-    place: &Place,
-    patient: bool,
-    limit: Duration,
-) -> Result<bool, Why> {
-    let host = context.host;
-    match backend::existing(host, device) {
-        Ok(Some(found)) if found.is_at(place) => {}
-        Ok(Some(found)) => {
-            log::warn!("{device} is {} now and was {place}: not ours any more, left alone", found.place);
-            return Ok(false);
-        }
-        Ok(None) if backend::is_there(host, device, place) => return Err(Why::Pending),
-        Ok(None) => return Ok(false),
-        Err(trouble) => return Err(trouble.into()),
-    }
-    if let Some(why) = held(host, device) {
-        return Err(why);
-    }
-    if patient && backend::cleans_up_by_itself(host, device, place) {
-        return Err(Why::Leaving);
-    }
-    let step = Step::Destroy { device: device.clone(), place: place.clone() };
-    log::info!(VIRT_MDEV_UUID:% = device; "{step}");
-    let outcome = host.machine().perform(&step, limit);
-    // Whatever the write said: a device whose directory is gone is gone, and one whose directory is there is not.
-    if !backend::is_there(host, device, place) {
-        return Ok(true);
-    }
-    // A virtual function's type may be refused to go for some seconds after QEMU has ended.
-    let lingers = place.backend == Backend::Nvidia;
-    Err(match outcome {
-        Ok(child::Outcome::Done) if lingers => {
-            Why::Failed { what: "the driver took the write and kept the type".to_owned(), again: true }
-        }
-        Ok(child::Outcome::Blocked | child::Outcome::Done) => Why::Pending,
-        Ok(child::Outcome::Failed(error)) | Err(error) => Why::Failed {
-            again: lingers || is_passing(&error),
-            what: format!("the driver refused: {}", errno(&error)),
-        },
-    })
 }

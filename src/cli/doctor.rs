@@ -8,7 +8,6 @@ use crate::host::{Host, Trouble, daemon, node};
 use crate::ids::{DeviceId, Node};
 use crate::qemu_conf::QemuConf;
 use crate::refusal::Refusal;
-use crate::start;
 use crate::startable::{self, QEMU_CONF};
 use crate::words::printable;
 
@@ -33,7 +32,7 @@ pub(super) fn run(host: &Host) -> Result<String, Failure> {
                 .to_owned(),
         );
     }
-    let conf = match QemuConf::parse(&start::text(host, QEMU_CONF)?) {
+    let conf = match QemuConf::parse(&host.text(QEMU_CONF)?) {
         Ok(conf) => conf,
         Err(why) => {
             find(format!("/{QEMU_CONF}: {why}"), "correct that line".to_owned());

@@ -25,6 +25,15 @@ impl Host {
         self.machine().read(&path, limit).map_err(|error| Trouble::new("read", &path, error))
     }
 
+    /// Text of a configuration file, whole; none where there is no file.
+    pub fn text(&self, relative: &str) -> Result<String, Trouble> {
+        match self.read_whole(relative) {
+            Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+            Err(trouble) if trouble.is(Errno::NOENT) => Ok(String::new()),
+            Err(trouble) => Err(trouble),
+        }
+    }
+
     /// Like [`Host::read`], with `None` for an attribute that is not there.
     pub fn read_if_there(&self, relative: &str) -> Result<Option<String>, Trouble> {
         match self.read(relative) {
