@@ -165,7 +165,7 @@ fn perform(
             Ok(node::put(context.host, node, was, Some(label)).map(drop)?)
         }
         Step::Withdraw { node, profile, .. } => Ok(node::withdraw(context.host, profile, node)?),
-        Step::Destroy { device, place } => undo::destroy(context, device, place, false, undo::CHILD)
+        Step::Destroy { device, place } => undo::destroy(context, device, place, false, undo::CHILD, None)
             .map(|_| ())
             .map_err(|why| Refusal::Remove { uuid: device.clone(), why: why.to_string() }),
     }

@@ -17,7 +17,7 @@ use crate::host::{Host, child, daemon, journal, see, worker};
 use crate::ids::{DeviceId, DomainUuid};
 use crate::plan;
 use crate::reap;
-use crate::record::{Answers, Phase, Records};
+use crate::record::{Answers, Phase, Records, State};
 use crate::refusal::Refusal;
 use crate::request::{Request, requests};
 use crate::seen::Sight;
@@ -142,7 +142,16 @@ fn delegate(call: &Call, caller: Option<Process>, xml: &[u8], limit: Duration) -
 fn begin_prepare(host: &Host, call: &Call, caller: Option<Process>) -> Result<(), Refusal> {
     let xml = read_stdin(MAX_XML + 1);
     let domain = Domain::read(&xml)?;
-    if domain.is_plain() && !Records::new(host).has(&domain.uuid) {
+    if domain.is_plain() {
+        // What an earlier run left is cleared up, and stops nobody who wants nothing.
+        if Records::new(host).has(&domain.uuid) {
+            let config = Config::load_or_default(host);
+            let cleared =
+                if config.enabled { delegate(call, caller, &xml, config.waits.driver) } else { Ok(()) };
+            if let Err(refusal) = cleared {
+                refuse(&call.name, &refusal);
+            }
+        }
         return Ok(());
     }
     let (config, _) = Config::load(host)?;
@@ -172,6 +181,12 @@ fn hand_over(host: &Host, call: &Call, caller: Option<Process>) -> Result<(), Re
 pub fn prepare(host: &Host, xml: &[u8], caller: Option<Process>) -> Result<(), Refusal> {
     let domain = Domain::read(xml)?;
     let records = Records::new(host);
+    if domain.is_plain() {
+        let context = Context { host, records: &records, waits: Config::load_or_default(host).waits };
+        let sweep = Sweep { awaited: Some(&[]), ..Sweep::of_domain(context.waits.release) };
+        undo::settle(context, &domain.uuid, sweep)?.1.report();
+        return Ok(());
+    }
     let (config, warnings) = Config::load(host)?;
     for warning in warnings {
         log::warn!("/{}: {warning}", crate::config::PATH);
@@ -210,8 +225,12 @@ fn make(
     sights: &mut Vec<Sight>,
 ) -> Result<(), Refusal> {
     let host = context.host;
-    let (mut guard, undone) = undo::settle(context, &domain.uuid, Sweep::of_domain(context.waits.release))?;
-    if let Some(left) = undone.left.into_iter().next() {
+    let asked: Vec<DeviceId> = requests.iter().map(|request| request.device.clone()).collect();
+    // What the domain does not want any more is nothing that its start should fail or wait for.
+    let sweep = Sweep { awaited: Some(&asked), ..Sweep::of_domain(context.waits.release) };
+    let (mut guard, undone) = undo::settle(context, &domain.uuid, sweep)?;
+    undone.report();
+    if let Some(left) = undone.left.into_iter().find(|left| asked.contains(&left.device)) {
         return Err(Refusal::Remove { uuid: left.device, why: left.why.to_string() });
     }
     let seen = see::see(host, context.records, &domain.uuid, requests)?;
@@ -272,8 +291,8 @@ pub fn compare(host: &Host, name: &str, xml: &[u8]) -> Result<(), Refusal> {
     let context = Context { host, records: &records, waits: config.waits };
     runs(context, &domain)?;
     let record = records.read(&domain)?;
-    for (device, place, ..) in record.iter().flat_map(|record| record.devices()) {
-        if !backend::is_there(host, device, place) {
+    for (device, place, _, state) in record.iter().flat_map(|record| record.devices()) {
+        if state != State::Undoing && !backend::is_there(host, device, place) {
             log::error!(VIRT_MDEV_UUID:% = device; "device {device}, {place}, is gone although the domain has it");
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! A domain's own events never ask: there libvirt has said that it has gone. Everybody else may take a device away
 //! only under its domain's lock, only if nobody has it open, and only if the daemon that was starting the domain is
-//! dead, or a release had begun, or the domain ran, and its QEMU has ended and let the device go.
+//! dead, or its removal had begun, or the domain ran, and its QEMU has ended and let the device go.
 
 use std::fmt;
 
@@ -93,6 +93,8 @@ fn standing(host: &Host, record: &Record, entry: &Entry, locked: bool) -> Standi
     let because = match (record.phase, entry.answers) {
         (Phase::Preparing, _) if locked => Because::Interrupted,
         (Phase::Releasing, _) => Because::Released,
+        // Of an earlier run: the domain that is being started, or runs, has nothing to do with it.
+        _ if entry.state == State::Undoing => Because::Released,
         (_, Some(Answers::Starting(daemon))) if daemon::is_alive(host, daemon) => {
             // Nobody looks at the node of a domain that is being started: its QEMU would find it taken.
             return Standing::Answered(By::Daemon(daemon.pid));
@@ -126,8 +128,9 @@ pub(crate) fn abandoned(host: &Host, record: Option<&Record>) -> Vec<DeviceId> {
 /// Whether it is worth taking the domain's lock to find out. Without it nobody looks at a node: the record may be an old
 /// one by now, and a QEMU that is about to open the node would find it taken.
 fn may_be_abandoned(host: &Host, record: &Record) -> bool {
+    let over = matches!(record.phase, Phase::Preparing | Phase::Releasing);
     record.steps.iter().filter(|entry| entry.state != State::Kept).any(|entry| match entry.answers {
-        Some(Answers::Starting(daemon)) if !matches!(record.phase, Phase::Preparing | Phase::Releasing) => {
+        Some(Answers::Starting(daemon)) if !over && entry.state != State::Undoing => {
             !daemon::is_alive(host, daemon)
         }
         _ => true,

@@ -71,7 +71,7 @@ pub enum State {
     Intended,
     /// Done.
     Done,
-    /// Being undone, and perhaps undone.
+    /// Being undone, and perhaps undone; or what could not be undone.
     Undoing,
     /// A device of an earlier run that `keep` has left.
     Kept,
@@ -100,6 +100,16 @@ pub struct Entry {
     /// Why it could not be undone when that was last tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
+    /// The process of ours whose write for that had not returned. While it lives, a second one would only wait with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub writer: Option<Process>,
+}
+
+impl Entry {
+    /// A step as it is first written down.
+    pub fn intended(step: Step, answers: Option<Answers>) -> Self {
+        Self { step, state: State::Intended, answers, why: None, writer: None }
+    }
 }
 
 /// A domain as the record names it.

@@ -40,7 +40,8 @@ pub fn plan(host: &Host, domain: &Domain, record: &Record, when: Labels) -> Resu
     let conf = conf(host, domain)?;
     let labels = labels(host, domain, &conf)?;
     let mut nodes = Vec::new();
-    for (device, ..) in record.devices().filter(|(.., state)| *state != State::Kept) {
+    for (device, ..) in record.devices().filter(|(.., state)| !matches!(state, State::Kept | State::Undoing))
+    {
         for node in node::of(host, device)? {
             let carried = node::carried(host, &node)?;
             nodes.push(Carrying { device: device.clone(), node, carried });

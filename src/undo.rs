@@ -8,6 +8,7 @@ pub(crate) use step::destroy;
 use std::time::Duration;
 
 use crate::execute::Context;
+use crate::host::daemon::{self, Process};
 use crate::host::{Trouble, holders};
 use crate::ids::{DeviceId, DomainUuid};
 use crate::reap;
@@ -38,7 +39,10 @@ pub enum Why {
     },
     /// Its removal has begun and the kernel has not finished it.
     #[error("its removal is pending until nobody has it open any more")]
-    Pending,
+    Pending {
+        /// The process of ours that is in a write for it.
+        writer: Option<Process>,
+    },
     /// Its driver removes it by itself once its user has ended, and may not be raced.
     #[error("its driver is removing it")]
     Leaving,
@@ -108,12 +112,14 @@ pub struct Sweep<'a> {
     pub only: Option<&'a DeviceId>,
     /// How long to wait for whoever still has a device open.
     pub patience: Duration,
+    /// Only for these it is worth waiting.
+    pub awaited: Option<&'a [DeviceId]>,
 }
 
 impl Sweep<'_> {
     /// What a domain's own events want: everything but what is kept.
     pub fn of_domain(patience: Duration) -> Self {
-        Self { abandoned: false, kept: false, only: None, patience }
+        Self { abandoned: false, kept: false, only: None, patience, awaited: None }
     }
 }
 
@@ -148,7 +154,12 @@ pub fn settle<'a>(
             }
         };
         done.append(&mut undone.done);
-        let again = undone.left.iter().any(|left| !matches!(left.why, Why::Failed { again: false, .. }));
+        let awaited = |left: &&Left| sweep.awaited.is_none_or(|devices| devices.contains(&left.device));
+        let again = undone
+            .left
+            .iter()
+            .filter(awaited)
+            .any(|left| !matches!(left.why, Why::Failed { again: false, .. }));
         if !again || last {
             undone.done = done;
             return Ok((guard, undone));
@@ -206,11 +217,18 @@ pub(crate) fn unwind(
             Back::Release => entry.step.release(),
             Back::Nothing => entry.step.removal(),
         };
+        // Whoever waits in the driver for it would be waited for again.
+        let is_pending =
+            |left: &Left| left.device == *entry.step.device() && matches!(left.why, Why::Pending { .. });
+        let pending = undone.left.iter().any(is_pending);
         let mut stays = |guard: &mut Guard<'_>, device: &DeviceId, why: Why| {
             // Who has it open is looked up when somebody asks: it changes.
-            guard.explain(at, (!matches!(why, Why::Held { .. })).then(|| why.to_string()));
+            let writer = if let Why::Pending { writer } = &why { *writer } else { None };
+            guard.leave(at, (!matches!(why, Why::Held { .. })).then(|| why.to_string()), writer);
             undone.left.push(Left { device: device.clone(), why });
         };
+        // A driver that has not returned from the last write would not return from another either.
+        let writer = entry.writer.filter(|writer| daemon::is_alive(host, *writer));
         match (&entry.step, step) {
             (Step::Create { device, place, .. }, _)
                 if entry.state == State::Kept && back != Back::Nothing =>
@@ -222,6 +240,7 @@ pub(crate) fn unwind(
                     }
                 }
             }
+            (_, Some(Step::Destroy { .. })) if pending => {}
             (_, Some(Step::Destroy { device, place })) => {
                 // Without our claim it is not ours: the hook died before it made the claim, or after it let it go, and
                 // somebody else may have the device since. Only a finished create outlives the loss of its claim.
@@ -240,7 +259,7 @@ pub(crate) fn unwind(
                 if entry.state != State::Undoing {
                     noted(guard.mark(at, State::Undoing));
                 }
-                match destroy(context, &device, &place, ran && patient, limit()) {
+                match destroy(context, &device, &place, ran && patient, limit(), writer) {
                     Ok(existed) => {
                         // A claim that stays needs its record to be found by; and so does a label that could not be put
                         // back, where the node outlives the type.
@@ -269,7 +288,10 @@ pub(crate) fn unwind(
             }
             // Its labels go before it does.
             (Step::Use { device, .. }, _)
-                if guard.steps().iter().skip(at + 1).any(|later| later.step.device() == device) => {}
+                if guard.steps().iter().skip(at + 1).any(|later| later.step.device() == device) =>
+            {
+                guard.leave(at, None, None);
+            }
             (Step::Use { device, .. }, _) => match guard.unclaim(device) {
                 Ok(()) => guard.remove(at),
                 Err(trouble) => stays(guard, device, trouble.into()),
@@ -279,6 +301,9 @@ pub(crate) fn unwind(
                 if !guard.is_unclaimed(device) && guard.owns(device).is_ok_and(|owns| !owns) =>
             {
                 guard.remove(at);
+            }
+            (Step::Online { device } | Step::Attribute { device, .. }, Some(_)) if writer.is_some() => {
+                stays(guard, device, Why::Pending { writer });
             }
             (_, Some(back @ Step::Offline { .. })) => match take_offline(host, &back, limit()) {
                 Ok(()) => guard.remove(at),

@@ -134,8 +134,13 @@ pub(super) fn release(host: &Host, who: &str, force: bool) -> Result<String, Fai
         });
     };
     let name = name(records.read(&domain)?.as_ref(), &domain);
-    let sweep =
-        Sweep { abandoned: !force, kept: force, only: only.as_ref(), patience: context.waits.release };
+    let sweep = Sweep {
+        abandoned: !force,
+        kept: force,
+        only: only.as_ref(),
+        patience: context.waits.release,
+        awaited: None,
+    };
     let undone = settle(context, &domain, sweep)?.1;
     let mut said = done(&name, &undone);
     let mut stays: Vec<String> = undone

@@ -14,6 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open, setsid};
 
 use super::Host;
+use super::daemon::{self, Process};
 use crate::backend;
 use crate::step::Step;
 
@@ -28,8 +29,8 @@ pub enum Outcome {
     Done,
     /// It has failed with this error.
     Failed(io::Error),
-    /// It still blocks; the kernel will finish it when the device is let go.
-    Blocked,
+    /// It still blocks; the kernel will finish it when the device is let go. Who is in it, if it has not just ended.
+    Blocked(Option<Process>),
 }
 
 /// Performs `step` in a child and waits for it until `limit` has passed.
@@ -55,7 +56,9 @@ pub fn perform(step: &Step, limit: Duration) -> io::Result<Outcome> {
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Ok(Outcome::Blocked);
+            return Ok(Outcome::Blocked(
+                pid.and_then(|pid| daemon::process(&Host::real(), pid.as_raw_nonzero().get())),
+            ));
         }
         if let Some(pidfd) = &pidfd {
             let timeout = Timespec::try_from(left).ok();

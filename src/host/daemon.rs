@@ -21,6 +21,11 @@ pub fn caller(host: &Host) -> Option<Process> {
     if pid == 1 && rustix::process::getpgrp().as_raw_nonzero().get() != 1 {
         return None;
     }
+    process(host, pid)
+}
+
+/// The process with this pid, while it runs.
+pub fn process(host: &Host, pid: i32) -> Option<Process> {
     Some(Process { pid, start_time: start_time(host, pid)? })
 }
 
@@ -41,7 +46,10 @@ fn start_time(host: &Host, pid: i32) -> Option<u64> {
     let stat = host.read(&format!("proc/{pid}/stat")).ok()?;
     // The second field is the program's name in parentheses, and may itself hold blanks and parentheses.
     let (_, fields) = stat.rsplit_once(')')?;
-    fields.split_whitespace().nth(19)?.parse().ok()
+    // One that nobody has waited for yet has ended all the same.
+    let mut fields = fields.split_whitespace();
+    fields.next().filter(|state| !matches!(*state, "Z" | "X"))?;
+    fields.nth(18)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -63,5 +71,7 @@ mod tests {
         let stat = "7 (a) b 1 2) S 1 7 7 0 -1 4194560 100 0 0 0 1 2 0 0 20 0 1 0 4711 1000 10";
         std::fs::write(dir.path().join("proc/7/stat"), stat).unwrap();
         assert_eq!(start_time(&Host::at(dir.path()), 7), Some(4711));
+        std::fs::write(dir.path().join("proc/7/stat"), stat.replace(") S ", ") Z ")).unwrap();
+        assert_eq!(start_time(&Host::at(dir.path()), 7), None, "it has ended");
     }
 }

@@ -227,7 +227,7 @@ fn what_a_node_carried_before_the_first_start_is_what_it_will_carry_again() {
     };
     let set = Label { owner: owner(64055), mode: Some(0o600), context: context("s0:c1,c2") };
     assert_eq!((label, was), (&set, &before));
-    let entry = Entry { step: step.clone(), state: crate::record::State::Done, answers: None, why: None };
+    let entry = Entry { state: crate::record::State::Done, ..Entry::intended(step.clone(), None) };
     assert_eq!(plan(&domain, &ours, &[at(&set)], &[entry]), first);
     // A usable mode is left as it is; without anything to set there is no step.
     let loose = Label { mode: Some(0o660), ..before };

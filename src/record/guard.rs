@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{Answers, Entry, MAX_RECORD, NEW, Named, Phase, Record, Records, State, VERSION};
+use crate::host::daemon::Process;
 use crate::host::{Kind, Lock, Trouble};
 use crate::ids::{DeviceId, DomainUuid};
 use crate::seen::Owner;
@@ -56,7 +57,7 @@ impl Guard<'_> {
     /// Writes down what is about to be done, and all that has been done so far.
     pub fn intend(&mut self, step: Step, answers: Option<Answers>) -> Result<(), Trouble> {
         if let Some(record) = &mut self.record {
-            record.steps.push(Entry { step, state: State::Intended, answers, why: None });
+            record.steps.push(Entry::intended(step, answers));
         }
         self.save()
     }
@@ -93,15 +94,19 @@ impl Guard<'_> {
         answers: Option<Answers>,
     ) -> Result<(), Trouble> {
         if let Some(entry) = self.record.as_mut().and_then(|record| record.steps.get_mut(at)) {
-            *entry = Entry { step, state, answers, why: None };
+            *entry = Entry { state, ..Entry::intended(step, answers) };
         }
         self.save()
     }
 
-    /// Why a device is still there; reaches the disk with the next save.
-    pub fn explain(&mut self, at: usize, why: Option<String>) {
+    /// A step that could not be undone, why, and whose write for that has not returned; reaches the disk with the next
+    /// save.
+    pub fn leave(&mut self, at: usize, why: Option<String>, writer: Option<Process>) {
         if let Some(entry) = self.record.as_mut().and_then(|record| record.steps.get_mut(at)) {
-            entry.why = why;
+            (entry.why, entry.writer) = (why, writer);
+            if entry.state != State::Kept {
+                entry.state = State::Undoing;
+            }
         }
     }
 
@@ -124,11 +129,13 @@ impl Guard<'_> {
         }
     }
 
-    /// The domain has come to this phase; `answers`, from here on, for all devices that are not kept.
+    /// The domain has come to this phase; `answers`, from here on, for all devices that are its: not for those that are
+    /// kept, nor for what an earlier run could not undo.
     pub fn advance(&mut self, phase: Phase, answers: Option<Answers>) -> Result<(), Trouble> {
         if let Some(record) = &mut self.record {
             record.phase = phase;
-            for entry in record.steps.iter_mut().filter(|entry| entry.state != State::Kept) {
+            let its = |entry: &&mut Entry| !matches!(entry.state, State::Kept | State::Undoing);
+            for entry in record.steps.iter_mut().filter(its) {
                 entry.answers = answers.or(entry.answers);
             }
         }

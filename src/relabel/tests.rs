@@ -24,7 +24,7 @@ fn entry(of: &str, at: &str, state: State) -> Entry {
     let label = Label { owner, mode: None, context: context(MCS) };
     let was = Label { context: context(DEFAULT), ..Label::default() };
     let step = Step::Label { device: device(of), node: node(at), label, was };
-    Entry { step, state, answers: None, why: None }
+    Entry { state, ..Entry::intended(step, None) }
 }
 
 fn record(name: &str, steps: Vec<Entry>) -> Record {
@@ -152,7 +152,7 @@ fn the_longest_answer_is_one_that_udev_reads_whole() {
     let (label, was) = (context(&longest), context(&longest));
     let only = |context| Label { context, ..Label::default() };
     let step = Step::Label { device: device(MDEV), node: node("vfio/7"), label: only(label), was: only(was) };
-    let steps = vec![Entry { step, state: State::Done, answers: None, why: None }];
+    let steps = vec![Entry { state: State::Done, ..Entry::intended(step, None) }];
     let text = told(&device(MDEV), &node("vfio/7"), Some(&record(&"\u{10ffff}".repeat(4096), steps)));
     // UDEV_LINE_SIZE: what follows is cut, and with it the last line dropped.
     assert!(text.len() < 16384, "{}", text.len());

@@ -7,6 +7,7 @@ use rustix::io::Errno;
 use super::Why;
 use crate::backend::{self, Backend};
 use crate::execute::Context;
+use crate::host::daemon::Process;
 use crate::host::{Host, Trouble, child, holders, node};
 use crate::ids::DeviceId;
 use crate::record::Guard;
@@ -22,7 +23,7 @@ pub(super) fn put_back(host: &Host, step: &Step, limit: Duration) -> Result<(), 
     log::info!(VIRT_MDEV_UUID:% = device; "{step}");
     match host.machine().perform(step, limit) {
         Ok(child::Outcome::Done) => {}
-        Ok(child::Outcome::Blocked) => return Err(Why::Pending),
+        Ok(child::Outcome::Blocked(writer)) => return Err(Why::Pending { writer }),
         // Killed, or not even started: nothing is known of the driver.
         Ok(child::Outcome::Failed(error)) | Err(error) if error.raw_os_error().is_none() => {
             return Err(Why::Failed { what: error.to_string(), again: true });
@@ -72,7 +73,7 @@ pub(super) fn take_offline(host: &Host, step: &Step, limit: Duration) -> Result<
     log::info!(VIRT_MDEV_UUID:% = device; "{step}");
     match host.machine().perform(step, limit) {
         Ok(child::Outcome::Done) => Ok(()),
-        Ok(child::Outcome::Blocked) => Err(Why::Pending),
+        Ok(child::Outcome::Blocked(writer)) => Err(Why::Pending { writer }),
         // A device that has no such file any more may be going, or be in trouble; only one that has gone is offline.
         Ok(child::Outcome::Failed(_)) if host.is_gone(&backend::directory(device)) => Ok(()),
         Ok(child::Outcome::Failed(error)) | Err(error) => Err(Why::Failed {
@@ -94,13 +95,15 @@ pub(super) fn is_passing(error: &std::io::Error) -> bool {
 }
 
 /// Takes a device of ours away, if it is where we made it and nobody has it open. Says whether there was one.
-/// `patient`: its user has just ended, and a driver that cleans up by itself is given the time to.
+/// `patient`: its user has just ended, and a driver that cleans up by itself is given the time to. `writer`: who is in a
+/// write for it from before.
 pub(crate) fn destroy(
     context: Context<'_>,
     device: &DeviceId,
     place: &Place,
     patient: bool,
     limit: Duration,
+    writer: Option<Process>,
 ) -> Result<bool, Why> {
     let host = context.host;
     match backend::existing(host, device) {
@@ -109,9 +112,12 @@ pub(crate) fn destroy(
             log::warn!("{device} is {} now and was {place}: not ours any more, left alone", found.place);
             return Ok(false);
         }
-        Ok(None) if backend::is_there(host, device, place) => return Err(Why::Pending),
+        Ok(None) if backend::is_there(host, device, place) => return Err(Why::Pending { writer }),
         Ok(None) => return Ok(false),
         Err(trouble) => return Err(trouble.into()),
+    }
+    if writer.is_some() {
+        return Err(Why::Pending { writer });
     }
     if let Some(why) = held(host, device) {
         return Err(why);
@@ -132,7 +138,8 @@ pub(crate) fn destroy(
         Ok(child::Outcome::Done) if lingers => {
             Why::Failed { what: "the driver took the write and kept the type".to_owned(), again: true }
         }
-        Ok(child::Outcome::Blocked | child::Outcome::Done) => Why::Pending,
+        Ok(child::Outcome::Blocked(writer)) => Why::Pending { writer },
+        Ok(child::Outcome::Done) => Why::Pending { writer: None },
         Ok(child::Outcome::Failed(error)) | Err(error) => Why::Failed {
             again: lingers || is_passing(&error),
             what: format!("the driver refused: {}", errno(&error)),

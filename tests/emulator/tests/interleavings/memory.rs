@@ -296,7 +296,7 @@ impl<A: Answers + 'static> Machine for Memory<A> {
     fn perform(&self, step: &Step, _: Duration) -> io::Result<Performed> {
         Ok(match self.ask(Op::Perform(OneStep(step.clone()))) {
             Ok(_) => Performed::Done,
-            Err(error) if error.raw_os_error() == Some(BLOCKED) => Performed::Blocked,
+            Err(error) if error.raw_os_error() == Some(BLOCKED) => Performed::Blocked(None),
             Err(error) => Performed::Failed(error),
         })
     }
