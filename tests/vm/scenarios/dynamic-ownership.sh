@@ -19,8 +19,19 @@ lives() {
     claimed vm1 "$device"
 }
 
-step "dynamic_ownership = 0, and the hook labels nothing: QEMU cannot open its device"
+step "dynamic_ownership = 0, and the hook is switched off: QEMU cannot open a device made by hand"
 qemu_conf 'dynamic_ownership = 0'
+configure 'enabled = false'
+by_hand mtty/mdev_supported_types/mtty-2 "$device"
+udevadm settle
+node=$(node_of "$device")
+refused vm1 "Could not open '$node': Permission denied"
+[[ $error != *'Hook script'* ]] || fail "expected no word of the hook, saw: $error"
+equal "label of the host's node" '0:0 600' "$(label_of "$node")"
+missing "$(record_of vm1)" "$state/devices/$device"
+remove_by_hand "$device"
+
+step "dynamic_ownership = 0, and the hook labels nothing: QEMU cannot open its device"
 configure 'labels = "never"'
 refused vm1 'Permission denied' /dev/vfio/
 released vm1 "$device"
