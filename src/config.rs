@@ -50,6 +50,8 @@ pub struct Config {
     pub labels: Labels,
     /// Where the metadata names no placement.
     pub placement: Placement,
+    /// Devices that only a hostdev names are made from mdevctl's definitions.
+    pub definitions: bool,
     /// Limits.
     pub waits: Waits,
 }
@@ -60,6 +62,7 @@ impl Default for Config {
             enabled: true,
             labels: Labels::Always,
             placement: Placement::Pack,
+            definitions: true,
             waits: Waits {
                 release: Duration::from_secs(10),
                 parent: Duration::from_secs(30),
@@ -72,10 +75,11 @@ impl Default for Config {
 }
 
 /// Every key, as `table.key`.
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 9] = [
     "enabled",
     "labels",
     "placement.policy",
+    "definitions.use",
     "wait.release",
     "wait.parent",
     "wait.udev",
@@ -147,6 +151,7 @@ impl Config {
                 self.placement =
                     value.as_str().and_then(Placement::parse).ok_or_else(|| bad("\"pack\" or \"spread\""))?;
             }
+            "definitions.use" => self.definitions = value.as_bool().ok_or_else(|| bad("true or false"))?,
             "wait.release" => self.waits.release = duration(value).ok_or_else(|| bad(DURATION))?,
             "wait.parent" => self.waits.parent = duration(value).ok_or_else(|| bad(DURATION))?,
             "wait.udev" => self.waits.udev = duration(value).ok_or_else(|| bad(DURATION))?,
@@ -211,9 +216,9 @@ mod tests {
 
     #[test]
     fn values_are_taken() {
-        let text = "enabled = false\nlabels = \"never\"\n[placement]\npolicy = \"spread\"\n[wait]\nrelease = \"50ms\"\nlock = 3";
+        let text = "enabled = false\nlabels = \"never\"\n[placement]\npolicy = \"spread\"\n[definitions]\nuse = false\n[wait]\nrelease = \"50ms\"\nlock = 3";
         let (config, unknown) = Config::parse(text).unwrap();
-        assert!(!config.enabled && unknown.is_empty());
+        assert!(!config.enabled && !config.definitions && unknown.is_empty());
         assert_eq!((config.labels, config.placement), (Labels::Never, Placement::Spread));
         assert_eq!(
             (config.waits.release, config.waits.lock),
@@ -234,6 +239,7 @@ mod tests {
         );
         for (text, says) in [
             ("enabled = \"yes\"", "enabled = \"yes\" must be true or false"),
+            ("[definitions]\nuse = 1", "definitions.use = 1 must be true or false"),
             ("[wait]\nudev = \"5m\"", "wait.udev = \"5m\" must be a time"),
             ("[wait]\nudev = -1", "wait.udev = -1 must be a time"),
             ("[placement]\npolicy = \"pakc\"", "placement.policy = \"pakc\" must be \"pack\" or \"spread\""),

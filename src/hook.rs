@@ -233,7 +233,7 @@ fn make(
     if let Some(left) = undone.left.into_iter().find(|left| asked.contains(&left.device)) {
         return Err(Refusal::Remove { uuid: left.device, why: left.why.to_string() });
     }
-    let seen = see::see(host, context.records, &domain.uuid, requests)?;
+    let seen = see::see(host, context.records, &domain.uuid, requests, config.definitions)?;
     sights.clone_from(&seen.sights);
     let plan = plan::prepare(&domain.uuid, requests, &seen, config.placement)?;
     for note in &plan.notes {

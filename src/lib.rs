@@ -15,6 +15,7 @@ pub mod words;
 pub mod accounts;
 pub mod backend;
 pub mod config;
+pub mod definitions;
 pub mod domain;
 pub mod event;
 pub mod execute;

@@ -1,8 +1,11 @@
 //! (requests, what is seen) → [`Plan`]: pure, and everything is judged before the first write.
 
-use std::collections::BTreeMap;
+mod defined;
+mod room;
 
 use serde::Serialize;
+
+pub use room::held_by;
 
 use crate::backend::{Backend, nvidia, proposal};
 use crate::domain::{Placement, Wanted};
@@ -10,7 +13,7 @@ use crate::ids::{DeviceId, DomainUuid};
 use crate::placement::{self, Taken};
 use crate::refusal::{Refusal, nearest};
 use crate::request::Request;
-use crate::seen::{Existing, Holder, Offer, Seen, Sight};
+use crate::seen::{Existing, Offer, Seen, Sight};
 use crate::step::{Place, Step};
 use crate::words::{list, printable};
 
@@ -67,14 +70,20 @@ pub fn prepare(
         let kept = seen.kept.iter().find(|(device, place)| {
             *device == request.device && sight.existing.as_ref().is_some_and(|existing| existing.is_at(place))
         });
-        let planned = match (&sight.existing, &request.wanted) {
-            (Some(existing), wanted) => found(request, existing, wanted.as_ref(), kept, sight.defined)?,
-            (None, Some(wanted)) => create(domain, request, wanted, sight, default, &mut taken)?,
-            // Only the hostdev names it, and it is not there: libvirt says so, and nothing is ours to do.
+        let wanted = match &sight.existing {
+            Some(_) => request.wanted.as_ref(),
+            None => defined::wanted(domain, requests, request, sight)?,
+        };
+        let planned = match (&sight.existing, wanted) {
+            (Some(existing), wanted) => found(request, existing, wanted, kept, sight.defined)?,
+            (None, Some(wanted)) => create(domain, request, wanted, sight, default, &mut taken)
+                .map_err(|refusal| defined::with_its_file(request, sight, refusal))?,
+            // Only the hostdev names it, and nobody has defined it: libvirt says so, and nothing is ours to do.
             (None, None) => continue,
         };
         let foreign = matches!(planned.step, Step::Use { .. });
-        if let Some(wanted) = &request.wanted {
+        plan.notes.extend(defined::disagreement(request, sight, &planned.step));
+        if let Some(wanted) = wanted {
             let ordered = wanted.attributes.iter().map(|attribute| Step::Attribute {
                 device: request.device.clone(),
                 name: attribute.name.clone(),
@@ -193,12 +202,12 @@ fn create(
         ordered.sort_by_key(|offer| wanted.parents.iter().position(|parent| *parent == offer.place.parent));
     }
     let Some((best, rest)) = ordered.split_first() else {
-        return Err(no_room(wanted, &offers, sight, taken));
+        return Err(room::no_room(request, wanted, &offers, sight, taken));
     };
     for offer in &ordered {
         check_model(request, &offer.place, &offer.api)?;
     }
-    let why = why(request, wanted, placement, best, rest.len(), placement::left(best, taken));
+    let why = why(request, wanted, sight, placement, best, rest.len(), placement::left(best, taken));
     *taken.entry(best.place.clone()).or_default() += 1;
     let with_arguments = |offer: &Offer| Place {
         arguments: match offer.place.backend {
@@ -229,6 +238,7 @@ fn create(
 fn why(
     request: &Request,
     wanted: &Wanted,
+    sight: &Sight,
     placement: Placement,
     best: &Offer,
     others: usize,
@@ -240,6 +250,7 @@ fn why(
     }
     let left = left.map_or_else(|| "free places unknown".to_owned(), |left| format!("{left} left"));
     let reason = match (wanted.parents.as_slice(), others) {
+        _ if request.wanted.is_none() => defined::source(sight),
         ([_], _) => "the parent that the domain names".to_owned(),
         ([], 0) if best.free.is_none() => "the only parent that offers it".to_owned(),
         ([], others) if best.free.is_none() => format!("one of {} whose room nobody knows", others + 1),
@@ -281,7 +292,7 @@ fn fitting(request: &Request, wanted: &Wanted, sight: &Sight) -> Result<Vec<Offe
             sight.known.iter().flat_map(|known| known.split('"').map(str::trim)).filter(|n| !n.is_empty());
         if !sight.card_holders.is_empty() {
             let card = list(&sight.parents.iter().map(ToString::to_string).collect::<Vec<_>>());
-            let held = held_by(&sight.card_holders.iter().collect::<Vec<_>>());
+            let held = room::held_by(&sight.card_holders.iter().collect::<Vec<_>>());
             let what = printable(&wanted.wish.to_string()).to_string();
             let left = format!("not creatable there now, its card's functions are held by {held}");
             return Err(Refusal::NoRoom { what, place: card, left, hint: None });
@@ -323,75 +334,4 @@ fn fitting(request: &Request, wanted: &Wanted, sight: &Sight) -> Result<Vec<Offe
             Ok(here)
         }
     }
-}
-
-fn no_room(wanted: &Wanted, offers: &[Offer], sight: &Sight, taken: &Taken) -> Refusal {
-    let parents: Vec<String> = offers.iter().map(|offer| offer.place.parent.to_string()).collect();
-    let free: u32 = offers.iter().filter_map(|offer| offer.free).sum();
-    let max: Option<u32> = offers.iter().map(|offer| offer.max).sum();
-    let of = max.map(|max| format!(" of {max}")).unwrap_or_default();
-    let own: u32 = offers.iter().filter_map(|offer| taken.get(&offer.place)).sum();
-    let mut hint = None;
-    let left = if own > 0 {
-        let or = if wanted.parents.is_empty() { "" } else { ", or drop parent=\"…\"" };
-        hint = Some(format!("give the domain fewer devices{or}"));
-        format!("{free}{of} left, and the domain's devices before this one take {own}")
-    } else {
-        let holders: Vec<&Holder> = offers.iter().flat_map(|offer| &offer.holders).collect();
-        match held_by(&holders) {
-            held if held.is_empty() => format!("{free}{of} left"),
-            held => format!("{free}{of} left, held by {held}"),
-        }
-    };
-    let elsewhere = elsewhere(&sight.elsewhere).map(|others| {
-        let named = list(&wanted.parents.iter().map(ToString::to_string).collect::<Vec<_>>());
-        format!("{others}; drop parent=\"{}\" to let virt-mdev choose", printable(&named))
-    });
-    let kind = offers.first().map(|offer| offer.place.kind.to_string()).unwrap_or_default();
-    let what = if kind == wanted.wish.to_string() {
-        kind
-    } else {
-        format!("{} ({kind})", printable(&wanted.wish.to_string()))
-    };
-    Refusal::NoRoom { what, place: list(&parents), left, hint: elsewhere.or(hint) }
-}
-
-/// The cards that were not named and have room: `0000:87:00.0 has 1 left`.
-fn elsewhere(offers: &[Offer]) -> Option<String> {
-    let mut cards: BTreeMap<&str, Option<u32>> = BTreeMap::new();
-    for offer in offers.iter().filter(|offer| offer.free != Some(0)) {
-        let room = cards.entry(&offer.card).or_insert(Some(0));
-        *room = room.and_then(|room| Some(room + offer.free?));
-    }
-    let words: Vec<String> = cards
-        .iter()
-        .map(|(card, free)| match free {
-            Some(free) => format!("{card} has {free} left"),
-            None => format!("{card} may have room"),
-        })
-        .collect();
-    (!words.is_empty()).then(|| list(&words))
-}
-
-/// `vm1 (7), vm2 and 5 made by others`
-pub fn held_by(holders: &[&Holder]) -> String {
-    let mut domains: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut others = 0;
-    for holder in holders {
-        match &holder.domain {
-            Some(name) => *domains.entry(name).or_default() += holder.devices,
-            None => others += holder.devices,
-        }
-    }
-    let mut words: Vec<String> = domains
-        .iter()
-        .map(|(name, devices)| match devices {
-            1 => printable(name).to_string(),
-            more => format!("{} ({more})", printable(name)),
-        })
-        .collect();
-    if others > 0 {
-        words.push(format!("{others} made by others"));
-    }
-    list(&words)
 }

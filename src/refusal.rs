@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use crate::backend::Backend;
-use crate::ids::{DeviceId, MdevUuid, Parent, TypeId, TypeWish};
+use crate::ids::{DeviceId, DomainUuid, MdevUuid, Parent, TypeId, TypeWish};
 use crate::step::Place;
 use crate::words::{list, printable};
 
@@ -82,6 +82,21 @@ pub enum Refusal {
     Held { uuid: DeviceId, place: Box<Place>, holder: String },
     #[error("device {uuid} belongs to domain {}", printable(owner))]
     ClaimedByOther { uuid: DeviceId, owner: String },
+
+    // What mdevctl's definitions say.
+    #[error("the definition {path}: {bad}")]
+    Definition { path: String, bad: BadDefinition },
+    #[error(
+        "device {uuid} is defined by {}, and {} of their parents is on this host",
+        list(paths), if *there == 0 { "none" } else { "more than one" }
+    )]
+    SeveralDefinitions { uuid: DeviceId, paths: Vec<String>, there: usize },
+    #[error("{refusal}; device {uuid} is defined in {path}")]
+    Defined { uuid: DeviceId, path: String, refusal: Box<Refusal> },
+    #[error(
+        "hostdev {uuid} has managed='yes', and the device is not there, nor does the domain's metadata name it, nor has /etc/mdevctl.d a definition of it"
+    )]
+    NothingMakesIt { uuid: DeviceId, domain: DomainUuid, alone: bool },
 
     #[error("the <seclabel model='{model}'> of the domain has the label \"{}\": {why}", printable(value))]
     Seclabel { model: &'static str, value: String, why: String },
@@ -176,6 +191,24 @@ impl Refusal {
             Self::ClaimedByOther { .. } => {
                 Some("a cloned domain keeps the uuids of its original: give it fresh ones (`uuidgen`) in metadata and hostdev".to_owned())
             }
+            Self::Definition { .. } => Some(
+                "mend that file (see mdevctl(8)), or describe the device in the domain's metadata, which goes before it".to_owned(),
+            ),
+            Self::SeveralDefinitions { uuid, .. } => Some(format!(
+                "keep one of them (`mdevctl undefine --uuid {uuid} --parent PARENT` removes one), or describe the device in the domain's metadata"
+            )),
+            Self::Defined { refusal, .. } => refusal.hint(),
+            Self::NothingMakesIt { uuid, domain, alone } => {
+                let device = format!("device uuid=\"{uuid}\" type=\"TYPE\"/>");
+                let metadata = if *alone {
+                    format!("virsh metadata {domain} urn:virt-mdev:domain:1 --config --key mdev --set '<devices><{device}</devices>'")
+                } else {
+                    format!("virsh edit {domain}, and <mdev:{device} in its metadata")
+                };
+                Some(format!(
+                    "{metadata}; or mdevctl define --uuid {uuid} --parent PARENT --type TYPE; or virsh nodedev-define FILE.xml; `virt-mdev types` shows parents and types"
+                ))
+            }
             Self::Seclabel { model: "dac", .. } => Some(
                 "write it as user:group, each a name in /etc/passwd and /etc/group or a number like +64055".to_owned(),
             ),
@@ -195,6 +228,34 @@ impl Refusal {
             _ => None,
         }
     }
+}
+
+/// Why a definition of mdevctl's is no help; reads after the name of the file.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the sentences say what each variant and field is")]
+pub enum BadDefinition {
+    #[error("it cannot be read: {0}")]
+    Unreadable(String),
+    #[error("it is {0}, not a file")]
+    NotAFile(&'static str),
+    #[error("the directory of {0} is a symbolic link, which is not followed")]
+    BehindALink(Parent),
+    #[error("larger than {0} KiB")]
+    TooLarge(u64),
+    #[error("not UTF-8 at byte {0}")]
+    NotUtf8(usize),
+    #[error("not JSON: {}", printable(.0))]
+    NotJson(String),
+    #[error("must be an object, and is {}", printable(.0))]
+    NotAnObject(String),
+    #[error("has no {0}")]
+    Lacks(&'static str),
+    #[error("{} stands there twice", printable(key))]
+    Twice { key: String },
+    #[error("{} = {}: {why}", printable(key), printable(value))]
+    Value { key: String, value: String, why: String },
+    #[error("{key} names \"{}\": {why}", printable(name))]
+    Name { key: String, name: String, why: String },
 }
 
 fn names(parents: &[Parent]) -> Vec<String> {

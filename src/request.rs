@@ -10,14 +10,16 @@ use crate::refusal::Refusal;
 pub struct Request {
     /// The device.
     pub device: DeviceId,
-    /// What the metadata says of it. Without metadata the device is used if it is there; if it is not, libvirt says
-    /// so in its own words.
+    /// What the metadata says of it. Without metadata the device is used if it is there, and made if mdevctl has a
+    /// definition of it.
     pub wanted: Option<Wanted>,
     /// `model` of the hostdev: the API that QEMU will speak.
     pub model: Option<String>,
     /// A hostdev or a `sysfsdev=` argument names the device. Otherwise only the metadata does, which is how a device
     /// is prepared for a later hot-plug.
     pub opened: bool,
+    /// `managed='yes'` of the hostdev: somebody is to make the device, and libvirt does not.
+    pub managed: bool,
 }
 
 /// The devices of a domain: those of the metadata in their order, then those that only a hostdev or `sysfsdev=` names.
@@ -35,6 +37,7 @@ pub fn requests(domain: &Domain, is_vgpu: impl Fn(&PciAddress) -> bool) -> Resul
                     wanted: Some(wanted.clone()),
                     model: hostdev.map(|hostdev| hostdev.model.clone()),
                     opened: hostdev.is_some() || domain.sysfsdevs.contains(uuid),
+                    managed: hostdev.is_some_and(|hostdev| hostdev.managed),
                 }
             }
             None => {
@@ -42,16 +45,17 @@ pub fn requests(domain: &Domain, is_vgpu: impl Fn(&PciAddress) -> bool) -> Resul
                 if requests.iter().any(|other| other.device == device) {
                     return Err(Refusal::FunctionTwice { device: device.to_string() });
                 }
-                Request { device, wanted: Some(wanted.clone()), model: None, opened: true }
+                Request { device, wanted: Some(wanted.clone()), model: None, opened: true, managed: false }
             }
         };
         requests.push(request);
     }
-    let mdevs = domain.mdevs.iter().map(|hostdev| (&hostdev.uuid, Some(hostdev.model.clone())));
-    for (uuid, model) in mdevs.chain(domain.sysfsdevs.iter().map(|uuid| (uuid, None))) {
+    let mdevs =
+        domain.mdevs.iter().map(|hostdev| (&hostdev.uuid, Some(hostdev.model.clone()), hostdev.managed));
+    for (uuid, model, managed) in mdevs.chain(domain.sysfsdevs.iter().map(|uuid| (uuid, None, false))) {
         let device = DeviceId::Mdev(uuid.clone());
         if !requests.iter().any(|other| other.device == device) {
-            requests.push(Request { device, wanted: None, model, opened: true });
+            requests.push(Request { device, wanted: None, model, opened: true, managed });
         }
     }
     Ok(requests)

@@ -1,6 +1,9 @@
 //! What the host looks like, as far as a domain's requests depend on it: plain values, read once, judged by the plan.
 
+use crate::domain::Wanted;
 use crate::ids::{DeviceId, DomainUuid, Match, Parent};
+use crate::refusal::BadDefinition;
+use crate::request::Request;
 use crate::step::Place;
 
 /// A parent's offer of a type that fits a request.
@@ -68,6 +71,34 @@ pub struct Owner {
     pub name: String,
 }
 
+/// What mdevctl says of a device that is not there.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Lookup {
+    /// Nobody asked: the device is there, or definitions are switched off.
+    #[default]
+    NotLooked,
+    /// Nothing.
+    Nowhere,
+    /// Its one definition, or the one whose parent is on this host.
+    One(Defined),
+    /// Several, and `there` of their parents, not one, are on this host.
+    Several {
+        /// The files.
+        paths: Vec<String>,
+        /// How many.
+        there: usize,
+    },
+}
+
+/// A definition of mdevctl's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Defined {
+    /// The file.
+    pub path: String,
+    /// What it says, in the form of a domain's metadata.
+    pub wanted: Result<Wanted, BadDefinition>,
+}
+
 /// All that was seen for one request.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sight {
@@ -79,6 +110,8 @@ pub struct Sight {
     pub holder: Option<String>,
     /// Whether mdevctl has a definition of it.
     pub defined: bool,
+    /// What mdevctl says of it where it does not exist.
+    pub definition: Lookup,
     /// Offers of the parents that come into question.
     pub offers: Vec<Offer>,
     /// The parents that were looked at.
@@ -93,6 +126,17 @@ pub struct Sight {
     pub full_card: Option<String>,
     /// Where the named parents have no room: other parents that have, which the hint may name.
     pub elsewhere: Vec<Offer>,
+}
+
+impl Sight {
+    /// What the device is to be: metadata goes before a definition, and what exists is as it is.
+    pub fn wanted<'a>(&'a self, request: &'a Request) -> Option<&'a Wanted> {
+        match (&request.wanted, &self.definition) {
+            (Some(wanted), _) => Some(wanted),
+            (None, Lookup::One(Defined { wanted: Ok(wanted), .. })) => Some(wanted),
+            (None, _) => None,
+        }
+    }
 }
 
 /// What was seen for all requests, in their order, and what of it is ours from before.

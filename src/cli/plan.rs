@@ -51,7 +51,7 @@ fn answer(host: &Host, event: Event, xml: &[u8]) -> Result<Answer, Failure> {
             let mut plan = if config.enabled {
                 start::judge(host, &domain, config.labels, None, &[])
                     .map_err(|refusal| in_domain(&domain.name, Failure::from(refusal)))?;
-                let seen = see::see(host, &records, &domain.uuid, &requests)?;
+                let seen = see::see(host, &records, &domain.uuid, &requests, config.definitions)?;
                 plan::prepare(&domain.uuid, &requests, &seen, config.placement)
                     .map_err(|refusal| in_domain(&domain.name, Failure::from(refusal)))?
             } else {

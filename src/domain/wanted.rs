@@ -39,6 +39,19 @@ pub struct Attribute {
     pub value: String,
 }
 
+impl Attribute {
+    /// A value as it may be written.
+    pub fn parse_value(text: &str) -> Result<String, String> {
+        if text.len() > MAX_VALUE {
+            Err(format!("longer than the {MAX_VALUE} bytes that sysfs takes"))
+        } else if text.contains('\0') {
+            Err("has a NUL character".to_owned())
+        } else {
+            Ok(text.to_owned())
+        }
+    }
+}
+
 /// Which of the parents that have room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -117,13 +130,7 @@ impl Wanted {
         fields.element = format!("<attribute> of {}", self.words());
         let name =
             fields.required("name", |text| AttributeName::parse(text).map_err(|bad| bad.to_string()))?;
-        let value = fields.required("value", |text| {
-            if text.len() > MAX_VALUE {
-                Err(format!("longer than the {MAX_VALUE} bytes that sysfs takes"))
-            } else {
-                Ok(text.to_owned())
-            }
-        })?;
+        let value = fields.required("value", Attribute::parse_value)?;
         self.attributes.push(Attribute { name, value });
         Ok(())
     }

@@ -100,6 +100,8 @@ pub trait Machine: fmt::Debug {
     fn names(&self, path: &Path) -> io::Result<Vec<String>>;
     /// Makes a directory that all may read.
     fn make_directory(&self, path: &Path) -> io::Result<()>;
+    /// At most `limit` bytes of a regular file that is no link.
+    fn read_plain(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>>;
     /// Reads a file of our own: a regular one, root's, no link, of at most `limit` bytes.
     fn read_own(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>>;
     /// Replaces a file of our own whole, by way of `new` beside it.
@@ -138,6 +140,17 @@ fn open(path: &Path, flags: OFlags) -> io::Result<File> {
     let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
     let file = openat(CWD, path, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, mode)?;
     Ok(File::from(file))
+}
+
+/// Opens a regular file for reading, and nothing else: a pipe would be waited for.
+fn open_file(path: &Path) -> io::Result<(File, rustix::fs::Stat)> {
+    tell("read", path);
+    let file = open(path, OFlags::RDONLY | OFlags::NONBLOCK)?;
+    let stat = fstat(&file)?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => Ok((file, stat)),
+        _ => Err(io::Error::other("it is not a file")),
+    }
 }
 
 /// The extended attribute that SELinux keeps a context in.
@@ -262,13 +275,12 @@ impl Machine for Real {
         DirBuilder::new().mode(0o755).create(path)
     }
 
+    fn read_plain(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+        read_all(open_file(path)?.0, limit)
+    }
+
     fn read_own(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-        tell("read", path);
-        let file = open(path, OFlags::RDONLY | OFlags::NONBLOCK)?;
-        let stat = fstat(&file)?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(io::Error::other("it is not a file"));
-        }
+        let (file, stat) = open_file(path)?;
         if stat.st_uid != 0 && stat.st_uid != rustix::process::geteuid().as_raw() {
             return Err(io::Error::other("it belongs to another user"));
         }

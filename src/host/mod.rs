@@ -9,6 +9,7 @@ use crate::words::printable;
 
 pub mod child;
 pub mod daemon;
+pub mod definitions;
 pub mod holders;
 pub mod journal;
 pub mod machine;

@@ -3,21 +3,23 @@
 //! A request that names its parent and the type's id costs a fixed number of reads, whatever else the host has; one
 //! that names no parent costs that for each parent.
 
-use super::{Host, Trouble, holders};
+use super::{Host, Trouble, definitions, holders};
 use crate::backend::{self, Backend};
-use crate::ids::{DeviceId, DomainUuid, Parent, TypeWish};
+use crate::ids::{DeviceId, DomainUuid, Match, MdevUuid, Parent, TypeWish};
 use crate::record::{Records, State};
 use crate::request::Request;
-use crate::seen::{Existing, Holder, Offer, Seen, Sight};
+use crate::seen::{Existing, Holder, Lookup, Offer, Seen, Sight};
 use crate::step::{Place, Step};
 
-/// Looks at what the requests of `domain` ask about.
+/// Looks at what the requests of `domain` ask about. `defined`: also at mdevctl's definitions.
 pub fn see(
     host: &Host,
     records: &Records,
     domain: &DomainUuid,
     requests: &[Request],
+    defined: bool,
 ) -> Result<Seen, Trouble> {
+    let mut directories = None;
     let mut seen = Seen { sights: Vec::new(), kept: kept(records, domain) };
     for (at, request) in requests.iter().enumerate() {
         let existing = backend::existing(host, &request.device)?;
@@ -29,33 +31,66 @@ pub fn see(
         };
         let sight = Sight {
             defined: existing.as_ref().is_some_and(|found| is_defined(host, found, &request.device)),
+            definition: match (&request.device, &existing) {
+                (DeviceId::Mdev(uuid), None) if defined => definition(host, &mut directories, request, uuid)?,
+                _ => Lookup::NotLooked,
+            },
             existing,
             holder,
             owner,
             ..Sight::default()
         };
-        let Some(wanted) = request.wanted.as_ref().filter(|_| sight.existing.is_none()) else {
+        let Some(wanted) = sight.wanted(request).filter(|_| sight.existing.is_none()).cloned() else {
             seen.sights.push(sight);
             continue;
         };
         if let DeviceId::Vf(address) = &request.device {
             let function = [address.as_parent()];
-            seen.sights.push(offers(host, records, &function, &wanted.wish, sight)?);
+            seen.sights.push(offers(host, records, &function, &wanted.wish, false, sight)?);
             continue;
         }
         // Several devices of one kind are the rule: what one asked about is not read again for the next.
         let same = requests.iter().zip(&seen.sights).take(at).find(|(other, sight)| {
             let by_uuid = matches!(other.device, DeviceId::Mdev(_));
-            let other = other.wanted.as_ref().filter(|_| by_uuid && sight.existing.is_none());
+            // A definition means ids alone, and what was seen for it holds for definitions alone.
+            let by_both = other.wanted.is_some() == request.wanted.is_some();
+            let other = sight.wanted(other).filter(|_| by_uuid && by_both && sight.existing.is_none());
             other.is_some_and(|other| other.wish == wanted.wish && other.parents == wanted.parents)
         });
         let sight = match same {
-            Some((_, same)) => Sight { existing: None, owner: sight.owner, holder: None, ..same.clone() },
-            None => offers(host, records, &wanted.parents, &wanted.wish, sight)?,
+            Some((_, same)) => {
+                let Sight { owner, definition, .. } = sight;
+                Sight { existing: None, owner, holder: None, definition, ..same.clone() }
+            }
+            None => offers(host, records, &wanted.parents, &wanted.wish, request.wanted.is_none(), sight)?,
         };
         seen.sights.push(sight);
     }
     Ok(seen)
+}
+
+/// What mdevctl says of a device that is not there. `directories` are listed once for all devices.
+fn definition(
+    host: &Host,
+    directories: &mut Option<Vec<Parent>>,
+    request: &Request,
+    uuid: &MdevUuid,
+) -> Result<Lookup, Trouble> {
+    let mut look = || {
+        let parents = match directories {
+            Some(parents) => parents,
+            None => directories.insert(definitions::parents(host)?),
+        };
+        definitions::look(host, parents, uuid)
+    };
+    match look() {
+        // The metadata says all: a definition would be worth a note at most.
+        Err(trouble) if request.wanted.is_some() => {
+            log::warn!("mdevctl's definitions are left out: {trouble}");
+            Ok(Lookup::NotLooked)
+        }
+        looked => looked,
+    }
 }
 
 /// Who has a device open; a name where nobody can be found, as of a process in another container.
@@ -67,7 +102,7 @@ fn held(host: &Host, device: &DeviceId) -> Result<Option<String>, Trouble> {
 
 /// Whether mdevctl, or libvirt by way of it, has a definition of a device: then that is probably who made it.
 fn is_defined(host: &Host, found: &Existing, device: &DeviceId) -> bool {
-    host.exists(&format!("etc/mdevctl.d/{}/{device}", found.place.parent))
+    host.exists(&definitions::path(&found.place.parent, device))
 }
 
 /// Devices of this domain that an earlier run kept.
@@ -81,11 +116,13 @@ fn kept(records: &Records, domain: &DomainUuid) -> Vec<(DeviceId, Place)> {
     .collect()
 }
 
+/// `by_id`: the wish is a type's id and no vendor's name.
 fn offers(
     host: &Host,
     records: &Records,
     named: &[Parent],
     wish: &TypeWish,
+    by_id: bool,
     mut sight: Sight,
 ) -> Result<Sight, Trouble> {
     let parents: Vec<(Backend, Parent)> = if named.is_empty() {
@@ -101,10 +138,12 @@ fn offers(
         found
     };
     sight.parents = parents.iter().map(|(_, parent)| parent.clone()).collect();
+    let by_name = |offer: &Offer| matches!(offer.fit, Match::Name | Match::NameInOtherCase);
     let mut last_trouble = None;
     for (backend, parent) in &parents {
         match backend.offers(host, parent, wish, !named.is_empty()) {
-            Ok(offers) => sight.offers.extend(offers),
+            // To mdevctl a vendor's name for a type is none.
+            Ok(offers) => sight.offers.extend(offers.into_iter().filter(|offer| !(by_id && by_name(offer)))),
             // One card whose driver answers nonsense must not stop a domain that can run on another.
             Err(trouble) => {
                 log::warn!("{parent} is left out: {trouble}");

@@ -1,0 +1,94 @@
+//! The words for want of room: who has it, and who has some left.
+
+use std::collections::BTreeMap;
+
+use crate::domain::Wanted;
+use crate::placement::Taken;
+use crate::refusal::Refusal;
+use crate::request::Request;
+use crate::seen::{Holder, Offer, Sight};
+use crate::words::{list, printable};
+
+/// No offer has room. `request` and what is wanted of it are for the hint.
+pub(super) fn no_room(
+    request: &Request,
+    wanted: &Wanted,
+    offers: &[Offer],
+    sight: &Sight,
+    taken: &Taken,
+) -> Refusal {
+    let parents: Vec<String> = offers.iter().map(|offer| offer.place.parent.to_string()).collect();
+    let free: u32 = offers.iter().filter_map(|offer| offer.free).sum();
+    let max: Option<u32> = offers.iter().map(|offer| offer.max).sum();
+    let of = max.map(|max| format!(" of {max}")).unwrap_or_default();
+    let own: u32 = offers.iter().filter_map(|offer| taken.get(&offer.place)).sum();
+    let mut hint = None;
+    let left = if own > 0 {
+        let or = match (&request.wanted, wanted.parents.is_empty()) {
+            (Some(_), false) => ", or drop parent=\"…\"",
+            _ => "",
+        };
+        hint = Some(format!("give the domain fewer devices{or}"));
+        format!("{free}{of} left, and the domain's devices before this one take {own}")
+    } else {
+        let holders: Vec<&Holder> = offers.iter().flat_map(|offer| &offer.holders).collect();
+        match held_by(&holders) {
+            held if held.is_empty() => format!("{free}{of} left"),
+            held => format!("{free}{of} left, held by {held}"),
+        }
+    };
+    let elsewhere = elsewhere(&sight.elsewhere).map(|others| match &request.wanted {
+        Some(_) => {
+            let named = list(&wanted.parents.iter().map(ToString::to_string).collect::<Vec<_>>());
+            format!("{others}; drop parent=\"{}\" to let virt-mdev choose", printable(&named))
+        }
+        None => format!("{others}; describe the device in the domain's metadata, without a parent, to let virt-mdev choose"),
+    });
+    let kind = offers.first().map(|offer| offer.place.kind.to_string()).unwrap_or_default();
+    let what = if kind == wanted.wish.to_string() {
+        kind
+    } else {
+        format!("{} ({kind})", printable(&wanted.wish.to_string()))
+    };
+    Refusal::NoRoom { what, place: list(&parents), left, hint: elsewhere.or(hint) }
+}
+
+/// The cards that were not named and have room: `0000:87:00.0 has 1 left`.
+fn elsewhere(offers: &[Offer]) -> Option<String> {
+    let mut cards: BTreeMap<&str, Option<u32>> = BTreeMap::new();
+    for offer in offers.iter().filter(|offer| offer.free != Some(0)) {
+        let room = cards.entry(&offer.card).or_insert(Some(0));
+        *room = room.and_then(|room| Some(room + offer.free?));
+    }
+    let words: Vec<String> = cards
+        .iter()
+        .map(|(card, free)| match free {
+            Some(free) => format!("{card} has {free} left"),
+            None => format!("{card} may have room"),
+        })
+        .collect();
+    (!words.is_empty()).then(|| list(&words))
+}
+
+/// `vm1 (7), vm2 and 5 made by others`
+pub fn held_by(holders: &[&Holder]) -> String {
+    let mut domains: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut others = 0;
+    for holder in holders {
+        match &holder.domain {
+            Some(name) => *domains.entry(name).or_default() += holder.devices,
+            None => others += holder.devices,
+        }
+    }
+    let mut words: Vec<String> = domains
+        .iter()
+        .map(|(name, devices)| match devices {
+            1 => printable(name).to_string(),
+            more => format!("{} ({more})", printable(name)),
+        })
+        .collect();
+    if others > 0 {
+        words.push(format!("{others} made by others"));
+    }
+    list(&words)
+}
