@@ -69,17 +69,20 @@ pub fn see(
     Ok(seen)
 }
 
-/// What mdevctl says of a device that is not there. `directories` are listed once for all devices.
+/// What mdevctl says of a device that is not there: on the parents that its metadata names, or on any. `directories` are
+/// listed once for all devices, and not at all for one that names its parent.
 fn definition(
     host: &Host,
     directories: &mut Option<Vec<Parent>>,
     request: &Request,
     uuid: &MdevUuid,
 ) -> Result<Lookup, Trouble> {
+    let named = request.wanted.as_ref().map(|wanted| &wanted.parents).filter(|parents| !parents.is_empty());
     let mut look = || {
-        let parents = match directories {
-            Some(parents) => parents,
-            None => directories.insert(definitions::parents(host)?),
+        let parents = match (named, &mut *directories) {
+            (Some(named), _) => named,
+            (None, Some(parents)) => parents,
+            (None, none) => none.insert(definitions::parents(host)?),
         };
         definitions::look(host, parents, uuid)
     };
