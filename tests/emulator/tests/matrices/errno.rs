@@ -101,7 +101,10 @@ impl Point<'_> {
             Some(verdict) => verdict.clone(),
             None => {
                 let verdict = self.recover(&ran, reconcile);
-                known.insert(key, verdict.clone());
+                // One that went wrong is tried at every point: it says nothing of the others.
+                if verdict.is_ok() {
+                    known.insert(key, verdict.clone());
+                }
                 verdict
             }
         };

@@ -139,6 +139,11 @@ impl Report {
                 println!("{name} matrix: no point of the kind \"{kind}\", which must be there");
                 holds = false;
             }
+            // Once more the first of them, where whoever reads only the end finds it.
+            if let Some(failure) = matrix.failures.first() {
+                let short: String = failure.chars().take(1000).collect();
+                println!("{name} matrix, the first that failed: {short}");
+            }
             println!("{name} matrix: {}/{}", matrix.points - matrix.failures.len(), matrix.points);
             holds &= matrix.failures.is_empty() && matrix.points > 0;
         }

@@ -81,17 +81,24 @@ pub(crate) fn built(program: &str) -> PathBuf {
     target.join(program)
 }
 
-/// Puts a name in the place of a number of a process, where JSON or words have one.
-fn rename(text: &str, from: &str, to: &str) -> String {
+/// What a number of a process stands after, in a record and in words.
+const BEFORE_NUMBERS: [&str; 3] = ["\"pid\":", "\"start_time\":", "pid "];
+
+/// Puts something else in the place of numbers of processes. Other numbers may be the same by chance: an owner's, once
+/// in a machine's life, is the tick in which a process began.
+fn rename(text: &str, other: impl Fn(&str) -> Option<String>) -> String {
     let mut out = String::new();
     let mut rest = text;
-    while let Some(at) = rest.find(from) {
+    let next = |rest: &str| {
+        let ends = BEFORE_NUMBERS.iter().filter_map(|before| Some(rest.find(before)? + before.len()));
+        ends.min()
+    };
+    while let Some(at) = next(rest) {
         let (before, after) = rest.split_at(at);
-        let after = &after[from.len()..];
-        let whole = !after.starts_with(|next: char| next.is_ascii_digit());
-        let number = before.ends_with(':') || before.ends_with("pid ");
+        let end = after.find(|next: char| !next.is_ascii_digit()).unwrap_or(after.len());
+        let (number, after) = after.split_at(end);
         out.push_str(before);
-        out.push_str(if whole && number { to } else { from });
+        out.push_str(&other(number).unwrap_or_else(|| number.to_owned()));
         rest = after;
     }
     out + rest
@@ -141,6 +148,7 @@ impl Stage {
         (self.daemon, self.qemu) = (daemon, qemu);
         self.host = host;
         self.held = false;
+        self.seen = None;
         Ok(())
     }
 
@@ -266,9 +274,13 @@ impl Stage {
     }
 
     fn named(&self, line: &str) -> String {
-        // The latest first: numbers of processes are given out anew.
-        self.past.iter().rev().fold(line.to_owned(), |line, ([pid, start], name)| {
-            rename(&rename(&line, start, "\"then\""), pid, &format!("\"{name}\""))
+        rename(line, |number| {
+            // The latest first: numbers of processes are given out anew.
+            self.past.iter().rev().find_map(|([pid, start], name)| match number {
+                _ if number == pid => Some(format!("\"{name}\"")),
+                _ if number == start => Some("\"then\"".to_owned()),
+                _ => None,
+            })
         })
     }
 
@@ -343,7 +355,11 @@ impl Stage {
         }
         for line in &state.records {
             let [pid, start] = &self.daemon.identity;
-            let line = rename(&rename(line, &state.daemon[1], start), &state.daemon[0], pid);
+            let line = rename(line, |number| match number {
+                _ if number == state.daemon[0] => Some(pid.clone()),
+                _ if number == state.daemon[1] => Some(start.clone()),
+                _ => None,
+            });
             let mut parts = line.splitn(3, ' ');
             let (kind, path, text) = (parts.next(), parts.next(), parts.next());
             let (Some(kind), Some(path), Some(text)) = (kind, path, text) else { return Err(line) };
