@@ -16,6 +16,7 @@ use crate::host::worker::{Ended, Given};
 use crate::host::{Host, child, daemon, journal, see, worker};
 use crate::ids::{DeviceId, DomainUuid};
 use crate::plan;
+use crate::ready::Patience;
 use crate::reap;
 use crate::record::{Answers, Phase, Records, State};
 use crate::refusal::Refusal;
@@ -192,10 +193,31 @@ pub fn prepare(host: &Host, xml: &[u8], caller: Option<Process>) -> Result<(), R
         log::warn!("/{}: {warning}", crate::config::PATH);
     }
     let context = Context { host, records: &records, waits: config.waits };
-    let requests = requests(&domain, |address| nvidia::is_vgpu(host, address))?;
-    start::judge(host, &domain, config.labels, caller, &[])?;
+    let mut patience = Patience::new(host, &records, config.waits);
+    loop {
+        match prepare_now(context, config, &domain, caller) {
+            Err(refusal) => match refusal.awaited() {
+                Some(awaited) if patience.wait(awaited) => {}
+                Some(_) if !config.waits.parent.is_zero() => return Err(refusal.after_waiting()),
+                _ => return Err(refusal),
+            },
+            done => return done,
+        }
+    }
+}
+
+/// The same, with what is there now.
+fn prepare_now(
+    context: Context<'_>,
+    config: Config,
+    domain: &Domain,
+    caller: Option<Process>,
+) -> Result<(), Refusal> {
+    let host = context.host;
+    let requests = requests(domain, |address| nvidia::function(host, address))?;
+    start::judge(host, domain, config.labels, caller, &[])?;
     let mut sights = Vec::new();
-    let attempt = |sights: &mut _| make(context, config, &domain, &requests, caller, sights);
+    let attempt = |sights: &mut _| make(context, config, domain, &requests, caller, sights);
     let mut done = attempt(&mut sights);
     // It may have been another domain's that was just being released: its device and its claim are not read at once.
     if matches!(done, Err(Refusal::Vanished { .. } | Refusal::OtherDevice { .. })) {

@@ -24,6 +24,7 @@ pub mod labels;
 pub mod placement;
 pub mod plan;
 pub mod qemu_conf;
+pub mod ready;
 pub mod reap;
 pub mod record;
 pub mod request;

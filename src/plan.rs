@@ -11,6 +11,7 @@ use crate::backend::{Backend, nvidia, proposal};
 use crate::domain::{Placement, Wanted};
 use crate::ids::{DeviceId, DomainUuid};
 use crate::placement::{self, Taken};
+use crate::ready::Awaited;
 use crate::refusal::{Refusal, nearest};
 use crate::request::Request;
 use crate::seen::{Existing, Offer, Seen, Sight};
@@ -271,8 +272,12 @@ fn why(
 fn fitting(request: &Request, wanted: &Wanted, sight: &Sight) -> Result<Vec<Offer>, Refusal> {
     if sight.parents.is_empty() {
         return Err(match sight.missing.first() {
-            Some(parent) => Refusal::NoSuchParent { parent: parent.clone() },
-            None => Refusal::NoParents,
+            Some((parent, absent)) => {
+                let missing = sight.missing.iter().map(|(parent, _)| parent.clone()).collect();
+                Refusal::NoSuchParent { parent: parent.clone(), absent: absent.clone() }
+                    .until(Awaited::Parents(missing))
+            }
+            None => Refusal::NoParents.until(Awaited::AnyParent),
         });
     }
     let by_uuid = matches!(request.device, DeviceId::Mdev(_));
@@ -297,11 +302,22 @@ fn fitting(request: &Request, wanted: &Wanted, sight: &Sight) -> Result<Vec<Offe
             let left = format!("not creatable there now, its card's functions are held by {held}");
             return Err(Refusal::NoRoom { what, place: card, left, hint: None });
         }
-        return Err(Refusal::NoSuchType {
-            wish: wanted.wish.clone(),
-            parents: sight.parents.clone(),
-            known: sight.known.clone(),
-            meant: nearest(&wanted.wish.to_string(), names),
+        let meant = nearest(&wanted.wish.to_string(), names);
+        let awaited = match (sight.missing.as_slice(), wanted.parents.as_slice()) {
+            // A slip of the pen does not come, and a parent that has types has them all.
+            _ if meant.is_some() => None,
+            ([_, ..], _) => {
+                Some(Awaited::Parents(sight.missing.iter().map(|(name, _)| name.clone()).collect()))
+            }
+            (_, []) if by_uuid => Some(Awaited::Type(wanted.wish.clone())),
+            _ if sight.known.is_empty() => Some(Awaited::Types(sight.parents.clone())),
+            _ => None,
+        };
+        let (wish, parents, known) = (wanted.wish.clone(), sight.parents.clone(), sight.known.clone());
+        let refusal = Refusal::NoSuchType { wish, parents, known, meant };
+        return Err(match awaited {
+            Some(awaited) => refusal.until(awaited),
+            None => refusal,
         });
     };
     let offers: Vec<Offer> = sight.offers.iter().filter(|offer| offer.fit == fit).cloned().collect();

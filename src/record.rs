@@ -5,6 +5,7 @@
 //!   domains/<domain uuid>.json       one domain's record; replaced whole, by rename
 //!   devices/<mdev uuid | VF address> claim: a link whose target is the domain's uuid; made before the device is
 //!   by-name/<hash of the name>       index: a link whose target is the domain's uuid
+//!   awaited/parent-<name> …          until when starts wait for a parent that is not there, in ms since boot
 //!   locks/domain-000 … domain-fff    kernel locks, one of them for each domain
 //!   locks/card-000 … card-fff        kernel locks, one of them for each physical card
 //!   locks/claims                     kernel lock: held while a claim that nobody answers for is broken
@@ -17,8 +18,10 @@
 //! nobody's. Lock order: domain, card, claims; domain, labels.
 
 mod guard;
+mod missing;
 
 pub use guard::Guard;
+pub use missing::Missing;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -312,17 +315,21 @@ impl Records {
     fn make_directories(&self) -> Result<(), Trouble> {
         for directory in ["", "domains", "devices", "by-name", "locks"] {
             let path = if directory.is_empty() { self.base.clone() } else { self.base.join(directory) };
-            if matches!(self.host.machine().kind(&path), Ok(Some(Kind::Directory))) {
-                continue;
-            }
-            match self.host.machine().make_directory(&path) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(Trouble::new("make the directory", &path, error));
-                }
-                _ => {}
-            }
+            self.make_directory(&path)?;
         }
         Ok(())
+    }
+
+    fn make_directory(&self, path: &Path) -> Result<(), Trouble> {
+        if matches!(self.host.machine().kind(path), Ok(Some(Kind::Directory))) {
+            return Ok(());
+        }
+        match self.host.machine().make_directory(path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                Err(Trouble::new("make the directory", path, error))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn read_record(&self, file: &Path, domain: &DomainUuid) -> Result<Option<Record>, Trouble> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::backend::Backend;
 use crate::ids::{DeviceId, DomainUuid, MdevUuid, Parent, TypeId, TypeWish};
+use crate::ready::Awaited;
 use crate::step::Place;
 use crate::words::{list, printable};
 
@@ -50,14 +51,16 @@ pub enum Refusal {
     StrayText(String),
     #[error("{device} {why}")]
     Function { device: String, why: String },
+    #[error("{device} has no uuid, and {function} takes no vGPU types: {absent}")]
+    FunctionNotReady { device: String, function: Parent, absent: Absent },
     #[error("{device} is wanted by more than one <device>")]
     FunctionTwice { device: String },
     #[error("hostdev {address} has managed='yes': libvirt would take the vGPU's driver away from it")]
     ManagedFunction { address: String },
 
     // What the host has.
-    #[error("no parent {parent} on this host: nothing of that name offers mediated devices")]
-    NoSuchParent { parent: Parent },
+    #[error("no parent {parent} on this host: {absent}")]
+    NoSuchParent { parent: Parent, absent: Absent },
     #[error("no device on this host offers mediated devices: /sys/class/mdev_bus is empty or not there")]
     NoParents,
     #[error("device {device}: {parent} takes a vGPU type itself and makes no devices with a uuid")]
@@ -82,6 +85,10 @@ pub enum Refusal {
     Held { uuid: DeviceId, place: Box<Place>, holder: String },
     #[error("device {uuid} belongs to domain {}", printable(owner))]
     ClaimedByOther { uuid: DeviceId, owner: String },
+
+    /// What may come, and was waited for where that makes sense.
+    #[error("{refusal}{}", if *waited { "; it was waited for, and has not come" } else { "" })]
+    NotYet { refusal: Box<Refusal>, awaited: Awaited, waited: bool },
 
     // What mdevctl's definitions say.
     #[error("the definition {path}: {bad}")]
@@ -136,6 +143,32 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// What may still come and make the start possible.
+    pub fn awaited(&self) -> Option<&Awaited> {
+        match self {
+            Self::NotYet { awaited, .. } => Some(awaited),
+            Self::Defined { refusal, .. } => refusal.awaited(),
+            _ => None,
+        }
+    }
+
+    /// The same, after that was waited for in vain.
+    #[must_use]
+    pub fn after_waiting(self) -> Self {
+        match self {
+            Self::NotYet { refusal, awaited, .. } => Self::NotYet { refusal, awaited, waited: true },
+            Self::Defined { uuid, path, refusal } => {
+                Self::Defined { uuid, path, refusal: Box::new(refusal.after_waiting()) }
+            }
+            other => other,
+        }
+    }
+
+    /// A refusal of what may come.
+    pub fn until(self, awaited: Awaited) -> Self {
+        Self::NotYet { refusal: Box::new(self), awaited, waited: false }
+    }
+
     /// What to do about it, where something can be done.
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -144,12 +177,16 @@ impl Refusal {
             Self::UnknownAttribute { known, .. } => Some(format!("known attributes: {known}")),
             Self::DuplicateUuid { .. } => Some("every device needs a uuid of its own; `uuidgen` makes one".to_owned()),
             Self::ManagedFunction { .. } => Some("write managed='no' in that <hostdev type='pci'>".to_owned()),
-            Self::NoSuchParent { .. } | Self::NoParents => {
-                Some("is its driver loaded, and its vendor's service running? `virt-mdev types` shows what is there".to_owned())
+            Self::NoSuchParent { parent, absent } | Self::FunctionNotReady { function: parent, absent, .. } => {
+                Some(absent.hint(parent))
             }
+            Self::NoParents => Some(
+                "is a driver loaded that offers some, and its vendor's service running? `virt-mdev types` shows what is there".to_owned(),
+            ),
+            Self::NotYet { refusal, .. } => refusal.hint(),
             Self::NoSuchType { meant: Some(meant), .. } => Some(format!("did you mean \"{meant}\"?")),
             Self::NoSuchType { known, .. } if known.is_empty() => Some(
-                "no types are offered there yet; some drivers list them only once their vendor's service runs".to_owned(),
+                "no types are offered there yet; some drivers list them only once their vendor's service runs (NVIDIA: systemctl status nvidia-vgpu-mgr)".to_owned(),
             ),
             Self::NoSuchType { known, .. } => Some(format!("offered there: {}", known.join(", "))),
             Self::AmbiguousType { .. } => Some("write the type's id, or its name exactly".to_owned()),
@@ -226,6 +263,40 @@ impl Refusal {
                 "look at the kernel's log (dmesg) for the driver; `virt-mdev reconcile` clears up once it answers, and wait.driver in /etc/virt-mdev/config.toml is the limit".to_owned(),
             ),
             _ => None,
+        }
+    }
+}
+
+/// What a parent lacks that is none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the sentences say what each variant and field is")]
+pub enum Absent {
+    #[error("nothing of that name offers mediated devices")]
+    Unknown,
+    #[error("there is no {bus} device with that address")]
+    Device { bus: &'static str },
+    #[error("the {bus} device has no driver")]
+    Driver { bus: &'static str },
+    #[error("its driver {} offers no mediated devices", printable(driver))]
+    Offer { driver: String },
+}
+
+impl Absent {
+    fn hint(&self, parent: &Parent) -> String {
+        match self {
+            Self::Unknown if parent.to_string() == "matrix" => "modprobe vfio_ap makes it".to_owned(),
+            Self::Unknown => "is its driver loaded, and its vendor's service running? `virt-mdev types` shows what is there".to_owned(),
+            Self::Device { bus: "css" } => "is the subchannel there (lscss), and not on the channel subsystem's blacklist (cio_ignore)?".to_owned(),
+            Self::Device { .. } => "virtual functions are there once their card's sriov_numvfs says how many (NVIDIA: /usr/lib/nvidia/sriov-manage -e CARD)".to_owned(),
+            Self::Driver { bus: "css" } => format!("bind it to vfio_ccw: driverctl -b css set-override {parent} vfio_ccw"),
+            Self::Driver { .. } => "load its vendor's driver; the kernel's log (dmesg) tells why one has not taken it".to_owned(),
+            Self::Offer { driver } => match driver.as_str() {
+                "i915" => "i915 offers them with its module option enable_gvt=1, and with kvmgt loaded".to_owned(),
+                "nvidia" => "NVIDIA's vGPU host driver offers them once its service runs: systemctl status nvidia-vgpu-mgr".to_owned(),
+                "vfio-pci" => "vfio-pci gives the whole device away: bind it to its vendor's driver".to_owned(),
+                "io_subchannel" => format!("bind it to vfio_ccw: driverctl -b css set-override {parent} vfio_ccw"),
+                driver => format!("is {} its vendor's driver for mediated devices, and the vendor's service running?", printable(driver)),
+            },
         }
     }
 }

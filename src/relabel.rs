@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::backend::nvidia;
 use crate::host::{Host, Trouble, journal, node};
-use crate::ids::{Context, DeviceId, Node};
+use crate::ids::{Context, DeviceId, Node, Parent};
 use crate::labels::{self, Label};
 use crate::record::{Record, Records, State};
 use crate::step::Step;
@@ -30,18 +30,22 @@ const CONTEXT: &str = "VIRT_MDEV_CONTEXT";
 const WAS: &str = "VIRT_MDEV_WAS";
 
 /// What `virt-mdev-udev` does. `args` are its arguments without the program's name.
-pub fn main(mut args: impl Iterator<Item = OsString>) -> ExitCode {
+pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     if !rustix::process::geteuid().is_root() {
         return ExitCode::SUCCESS;
     }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let host = Host::real();
     let variable = |name: &str| std::env::var(name).unwrap_or_default();
+    let args: Vec<OsString> = args.collect();
+    if args.iter().any(|arg| arg == "--arrived") {
+        return arrived(&host, &variable("DEVPATH"));
+    }
     let Some(event) = Event::parse(&variable("ACTION"), &variable("SUBSYSTEM"), &variable("DEVPATH")) else {
         return ExitCode::SUCCESS;
     };
     let domain = variable(DOMAIN);
-    let done = if args.any(|arg| arg == "--apply") {
+    let done = if args.iter().any(|arg| arg == "--apply") {
         // Told only of a node that a domain had a moment ago: whoever has none costs nothing.
         if !domain.is_empty() {
             journal::start(&domain);
@@ -60,6 +64,22 @@ pub fn main(mut args: impl Iterator<Item = OsString>) -> ExitCode {
         },
         |()| ExitCode::SUCCESS,
     )
+}
+
+/// A device has come that a start may have waited for in vain: the next start waits anew for what is still missing.
+fn arrived(host: &Host, devpath: &str) -> ExitCode {
+    let Ok(parent) = Parent::parse(devpath.rsplit('/').next().unwrap_or_default()) else {
+        return ExitCode::SUCCESS;
+    };
+    match Records::new(host).has_come(&parent) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(trouble) => {
+            journal::start("");
+            log::error!("{parent}: {trouble}");
+            let _ = writeln!(io::stderr().lock(), "error: {parent}: {trouble}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// The node that an event is about.

@@ -3,7 +3,8 @@
 use crate::backend::nvidia;
 use crate::domain::{Domain, PciHostdev, Wanted};
 use crate::ids::{DeviceId, PciAddress};
-use crate::refusal::Refusal;
+use crate::ready::Awaited;
+use crate::refusal::{Absent, Refusal};
 
 /// One device that the domain will open.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,11 +23,25 @@ pub struct Request {
     pub managed: bool,
 }
 
+/// What a PCI function that a domain passes through is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Function {
+    /// It takes vGPU types.
+    Vgpu,
+    /// It does not, and may when its driver or the card's functions have come.
+    NotYet(Absent),
+    /// Something else.
+    Other,
+}
+
 /// The devices of a domain: those of the metadata in their order, then those that only a hostdev or `sysfsdev=` names.
 ///
-/// `is_vgpu` tells whether a PCI function that the domain passes through takes vGPU types: asked only for devices that
-/// the metadata names without a UUID.
-pub fn requests(domain: &Domain, is_vgpu: impl Fn(&PciAddress) -> bool) -> Result<Vec<Request>, Refusal> {
+/// `function` tells what a PCI function that the domain passes through is: asked only for devices that the metadata
+/// names without a UUID.
+pub fn requests(
+    domain: &Domain,
+    function: impl Fn(&PciAddress) -> Function,
+) -> Result<Vec<Request>, Refusal> {
     let mut requests: Vec<Request> = Vec::new();
     for wanted in &domain.wanted {
         let request = match &wanted.uuid {
@@ -41,7 +56,7 @@ pub fn requests(domain: &Domain, is_vgpu: impl Fn(&PciAddress) -> bool) -> Resul
                 }
             }
             None => {
-                let device = DeviceId::Vf(function(domain, wanted, &is_vgpu)?.address.clone());
+                let device = DeviceId::Vf(function_of(domain, wanted, &function)?.address.clone());
                 if requests.iter().any(|other| other.device == device) {
                     return Err(Refusal::FunctionTwice { device: device.to_string() });
                 }
@@ -63,11 +78,23 @@ pub fn requests(domain: &Domain, is_vgpu: impl Fn(&PciAddress) -> bool) -> Resul
 
 /// The virtual function that a `<device>` without a UUID means: libvirt drops what a prepare hook prints, so it is one
 /// that the domain passes through already.
-fn function<'a>(
+fn function_of<'a>(
     domain: &'a Domain,
     wanted: &Wanted,
-    is_vgpu: impl Fn(&PciAddress) -> bool,
+    function: impl Fn(&PciAddress) -> Function,
 ) -> Result<&'a PciHostdev, Refusal> {
+    let is_vgpu = |address: &PciAddress| function(address) == Function::Vgpu;
+    // What is none yet may become one.
+    let not_yet = |pcis: &mut dyn Iterator<Item = &PciHostdev>| {
+        let absent = pcis.filter_map(|pci| match function(&pci.address) {
+            Function::NotYet(absent) => Some((pci.address.as_parent(), absent)),
+            _ => None,
+        });
+        let (parents, absent): (Vec<_>, Vec<_>) = absent.unzip();
+        let (function, absent) = (parents.first()?.clone(), absent.into_iter().next()?);
+        let refusal = Refusal::FunctionNotReady { device: wanted.words(), function, absent };
+        Some(refusal.until(Awaited::Parents(parents)))
+    };
     let refused = |why: &str| Refusal::Function { device: wanted.words(), why: why.to_owned() };
     if wanted.placement.is_some() || wanted.numa.is_some() || wanted.parents.len() > 1 {
         return Err(refused(
@@ -87,18 +114,22 @@ fn function<'a>(
                 refused("has no uuid, and no <hostdev type='pci'> of the domain passes that function through")
             })?;
             if !is_vgpu(&named.address) {
-                return Err(refused(
-                    "has no uuid, and that function takes no vGPU types (no nvidia/current_vgpu_type)",
-                ));
+                return Err(not_yet(&mut [named].into_iter()).unwrap_or_else(|| {
+                    refused(
+                        "has no uuid, and that function takes no vGPU types (no nvidia/current_vgpu_type)",
+                    )
+                }));
             }
             named
         }
         None => match domain.pcis.iter().filter(|pci| is_vgpu(&pci.address)).collect::<Vec<_>>().as_slice() {
             [one] => one,
             [] => {
-                return Err(refused(
-                    "has no uuid, and no <hostdev type='pci'> of the domain is a virtual function that takes vGPU types",
-                ));
+                return Err(not_yet(&mut domain.pcis.iter()).unwrap_or_else(|| {
+                    refused(
+                        "has no uuid, and no <hostdev type='pci'> of the domain is a virtual function that takes vGPU types",
+                    )
+                }));
             }
             _ => {
                 return Err(refused(

@@ -2,7 +2,7 @@
 
 use crate::domain::Wanted;
 use crate::ids::{DeviceId, DomainUuid, Match, Parent};
-use crate::refusal::BadDefinition;
+use crate::refusal::{Absent, BadDefinition};
 use crate::request::Request;
 use crate::step::Place;
 
@@ -85,6 +85,8 @@ pub enum Lookup {
     Several {
         /// The files.
         paths: Vec<String>,
+        /// Their parents.
+        parents: Vec<Parent>,
         /// How many.
         there: usize,
     },
@@ -117,7 +119,7 @@ pub struct Sight {
     /// The parents that were looked at.
     pub parents: Vec<Parent>,
     /// Named parents that are not there.
-    pub missing: Vec<Parent>,
+    pub missing: Vec<(Parent, Absent)>,
     /// Where nothing fits: the types that those parents do offer, as `id` or `id "name"`.
     pub known: Vec<String>,
     /// Where a virtual function lists no such type: who has the functions of its card. It lists only what fits now.

@@ -6,7 +6,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::host::{Host, Trouble, Written};
-use crate::ids::{AttributeName, DeviceId, Parent, TypeWish};
+use crate::ids::{AttributeName, DeviceId, Parent, PciAddress, TypeWish};
+use crate::refusal::Absent;
 use crate::seen::{Existing, Offer};
 use crate::step::Place;
 
@@ -47,6 +48,25 @@ pub fn detect(host: &Host, parent: &Parent) -> Result<Option<Backend>, Trouble> 
         Some(Backend::Nvidia)
     } else {
         None
+    })
+}
+
+/// What a parent lacks that [`detect`] does not find.
+pub fn absent(host: &Host, parent: &Parent) -> Result<Absent, Trouble> {
+    let (bus, directory) = match PciAddress::parse(&parent.to_string()) {
+        Ok(_) => ("PCI", proposal::pci_path(parent)),
+        // `<cssid>.<ssid>.<number>`, of a channel subsystem.
+        Err(_) if parent.to_string().split('.').count() == 3 => {
+            ("css", format!("sys/bus/css/devices/{parent}"))
+        }
+        Err(_) => return Ok(Absent::Unknown),
+    };
+    if host.kind(&directory)?.is_none() {
+        return Ok(Absent::Device { bus });
+    }
+    Ok(match host.link_name(&format!("{directory}/driver"))? {
+        None => Absent::Driver { bus },
+        Some(driver) => Absent::Offer { driver },
     })
 }
 

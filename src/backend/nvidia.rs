@@ -5,9 +5,13 @@ use super::listing::{Row, creatable as parse};
 use super::{Backend, card, numa};
 use crate::host::{Host, Trouble};
 use crate::ids::{DeviceId, Parent, PciAddress, TypeId, TypeWish};
+use crate::refusal::Absent;
+use crate::request::Function;
 use crate::seen::{Existing, Offer};
 use crate::step::Place;
 
+/// NVIDIA's driver, of cards and of their functions.
+const DRIVER: &str = "nvidia";
 const PCI: &str = "sys/bus/pci/devices";
 const CREATABLE: &str = "nvidia/creatable_vgpu_types";
 /// The type that a function has; written by [`create`] and [`clear`] only.
@@ -31,6 +35,20 @@ pub fn is_parent(host: &Host, parent: &Parent) -> Result<bool, Trouble> {
 /// Whether a PCI function that a domain passes through takes types.
 pub fn is_vgpu(host: &Host, address: &PciAddress) -> bool {
     is_parent(host, &address.as_parent()).unwrap_or(false)
+}
+
+/// The same, with what it lacks.
+pub fn function(host: &Host, address: &PciAddress) -> Function {
+    let parent = address.as_parent();
+    if is_vgpu(host, address) {
+        return Function::Vgpu;
+    }
+    match (super::detect(host, &parent), super::absent(host, &parent)) {
+        // Another driver's device becomes none of ours by waiting.
+        (Ok(None), Ok(Absent::Offer { driver })) if driver != DRIVER => Function::Other,
+        (Ok(None), Ok(absent)) => Function::NotYet(absent),
+        _ => Function::Other,
+    }
 }
 
 /// All functions that do: one look at each PCI device. For people; no event of a domain needs it.

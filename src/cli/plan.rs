@@ -46,7 +46,7 @@ fn answer(host: &Host, event: Event, xml: &[u8]) -> Result<Answer, Failure> {
         Action::Prepare => {
             let domain = Domain::read(xml)?;
             let config = config(host)?;
-            let requests = requests(&domain, |address| nvidia::is_vgpu(host, address))
+            let requests = requests(&domain, |address| nvidia::function(host, address))
                 .map_err(|refusal| in_domain(&domain.name, Failure::from(refusal)))?;
             let mut plan = if config.enabled {
                 start::judge(host, &domain, config.labels, None, &[])

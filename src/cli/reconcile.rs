@@ -71,6 +71,11 @@ pub fn run(host: &Host, dry_run: bool) -> Result<String, Failure> {
             }
         }
     }
+    if !dry_run {
+        if let Err(trouble) = records.forget_old_deadlines() {
+            log::warn!("{trouble}");
+        }
+    }
     for (domain, path) in records.strays()? {
         let shown = path.display();
         if dry_run {

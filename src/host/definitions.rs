@@ -48,7 +48,9 @@ pub fn look(host: &Host, parents: &[Parent], device: &MdevUuid) -> Result<Lookup
         }
         if there.len() != 1 {
             paths.sort();
-            return Ok(Lookup::Several { paths, there: there.len() });
+            let mut parents: Vec<Parent> = found.iter().map(|(parent, _)| (*parent).clone()).collect();
+            parents.sort();
+            return Ok(Lookup::Several { paths, parents, there: there.len() });
         }
         found = there;
     }

@@ -135,7 +135,7 @@ fn offers(
         for parent in named {
             match backend::detect(host, parent)? {
                 Some(backend) => found.push((backend, parent.clone())),
-                None => sight.missing.push(parent.clone()),
+                None => sight.missing.push((parent.clone(), backend::absent(host, parent)?)),
             }
         }
         found

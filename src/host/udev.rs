@@ -1,4 +1,4 @@
-//! The only `use udev`: waiting until udev has dealt with the nodes of new devices.
+//! The only `use udev`: waiting until udev has dealt with the nodes of new devices, and for devices to come.
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -62,6 +62,58 @@ impl Watch {
             // An interrupted poll is a poll that found nothing: the loop asks again.
             let _ =
                 poll(&mut [PollFd::from_borrowed_fd(self.socket.as_fd(), PollFlags::IN)], timeout.as_ref());
+        }
+    }
+}
+
+/// After an event that tells of something, others follow at once.
+const TOGETHER: Duration = Duration::from_millis(50);
+
+/// Hears what the kernel tells of devices that come, of their drivers, and of parents that begin to offer types.
+pub struct Arrivals {
+    /// `None` where it cannot be heard, as in a container: whoever waits looks by itself.
+    socket: Option<udev::MonitorSocket>,
+}
+
+impl std::fmt::Debug for Arrivals {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Arrivals").field("heard", &self.socket.is_some()).finish()
+    }
+}
+
+impl Arrivals {
+    /// Starts to listen: to the kernel, since udev may be busy with all else that a boot brings.
+    pub fn listen() -> Self {
+        let listened = udev::MonitorBuilder::new_kernel().and_then(udev::MonitorBuilder::listen);
+        if let Err(error) = &listened {
+            log::warn!("cannot listen to the kernel's events, looking every second: {error}");
+        }
+        Self { socket: listened.ok() }
+    }
+
+    /// Waits until something has come, or until `limit` has passed.
+    pub fn wait(&mut self, limit: Duration) {
+        waiting(limit);
+        let deadline = Instant::now() + limit;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Some(socket) = &self.socket else { return std::thread::sleep(left) };
+            let came = |event: &udev::Event| {
+                let registered =
+                    event.property_value("MDEV_STATE").is_some_and(|state| state == "registered");
+                let action = event.action().and_then(std::ffi::OsStr::to_str);
+                registered || matches!(action, Some("add" | "bind"))
+            };
+            // All of them are taken out, so that the next wait begins with the next one.
+            if socket.iter().filter(came).count() > 0 {
+                return std::thread::sleep(TOGETHER.min(left));
+            }
+            if left.is_zero() {
+                return;
+            }
+            let timeout = Timespec::try_from(left).ok();
+            // An interrupted poll is a poll that found nothing: the loop asks again.
+            let _ = poll(&mut [PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN)], timeout.as_ref());
         }
     }
 }

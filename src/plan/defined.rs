@@ -2,6 +2,7 @@
 
 use crate::domain::Wanted;
 use crate::ids::DomainUuid;
+use crate::ready::Awaited;
 use crate::refusal::{Refusal, nearest};
 use crate::request::Request;
 use crate::seen::{Defined, Lookup, Sight};
@@ -21,11 +22,12 @@ pub(super) fn wanted<'a>(
             Lookup::One(Defined { path, wanted: Err(bad) }) => {
                 return Err(Refusal::Definition { path: path.clone(), bad: bad.clone() });
             }
-            Lookup::Several { paths, there } => {
-                return Err(Refusal::SeveralDefinitions {
-                    uuid: uuid(),
-                    paths: paths.clone(),
-                    there: *there,
+            Lookup::Several { paths, parents, there } => {
+                let refusal =
+                    Refusal::SeveralDefinitions { uuid: uuid(), paths: paths.clone(), there: *there };
+                return Err(match there {
+                    0 => refusal.until(Awaited::Parents(parents.clone())),
+                    _ => refusal,
                 });
             }
             // libvirt reads `managed` and does nothing about it; whoever wrote it counts on somebody who does.
@@ -53,7 +55,7 @@ pub(super) fn with_its_file(request: &Request, sight: &Sight, refusal: Refusal) 
         return refusal;
     };
     let refusal = match refusal {
-        Refusal::NoSuchParent { .. } => refusal,
+        Refusal::NotYet { .. } => refusal,
         Refusal::NoSuchType { wish, parents, known, .. } => {
             let word = wish.to_string();
             let by_name = known.iter().find_map(|known| known.strip_suffix(&format!(" \"{word}\"")));

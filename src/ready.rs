@@ -1,0 +1,136 @@
+//! What is not there yet, as after a boot, when drivers and vendors' services come late: a start waits for it, up to a
+//! deadline that belongs to what is missing and that all starts share. Once it has passed none waits, until udev tells
+//! that something has come.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::backend;
+use crate::config::Waits;
+use crate::host::Host;
+use crate::host::udev::Arrivals;
+use crate::ids::{Parent, TypeWish};
+use crate::record::{Missing, Records};
+use crate::words::{list, printable};
+
+/// What a start needs and what may come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Awaited {
+    /// One of these parents, none of which is there.
+    Parents(Vec<Parent>),
+    /// The list of types of one of these parents, which have none.
+    Types(Vec<Parent>),
+    /// A parent, whichever, that offers this type.
+    Type(TypeWish),
+    /// Any parent at all.
+    AnyParent,
+}
+
+impl fmt::Display for Awaited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = |parents: &[Parent]| list(&parents.iter().map(Parent::to_string).collect::<Vec<_>>());
+        match self {
+            Self::Parents(parents) => write!(f, "the parent {}", names(parents)),
+            Self::Types(parents) => write!(f, "the types of {}", names(parents)),
+            Self::Type(wish) => write!(f, "a parent with the type \"{}\"", printable(&wish.to_string())),
+            Self::AnyParent => f.write_str("a parent"),
+        }
+    }
+}
+
+impl Awaited {
+    /// Whose deadline it is.
+    fn missing(&self) -> Missing<'_> {
+        match self {
+            Self::Parents(parents) | Self::Types(parents) => {
+                parents.first().map_or(Missing::AnyParent, Missing::Parent)
+            }
+            Self::Type(wish) => Missing::Type(wish),
+            Self::AnyParent => Missing::AnyParent,
+        }
+    }
+
+    /// What cannot be read now may have come: whoever needs it says why it is no use.
+    fn has_come(&self, host: &Host) -> bool {
+        let there = |parent: &Parent| backend::detect(host, parent).map_or(true, |found| found.is_some());
+        let typed = |parent: &Parent| match backend::detect(host, parent) {
+            Ok(Some(backend)) => backend.known(host, parent).map_or(true, |known| !known.is_empty()),
+            Ok(None) => false,
+            Err(_) => true,
+        };
+        match self {
+            Self::Parents(parents) => parents.iter().any(there),
+            Self::Types(parents) => parents.iter().any(typed),
+            Self::Type(wish) => backend::parents(host).map_or(true, |parents| {
+                let offers = |(backend, parent): &(backend::Backend, Parent)| {
+                    backend.offers(host, parent, wish, false).is_ok_and(|offers| !offers.is_empty())
+                };
+                parents.iter().any(offers)
+            }),
+            Self::AnyParent => backend::parents(host).map_or(true, |parents| !parents.is_empty()),
+        }
+    }
+}
+
+/// Looks again this often where nothing tells that something has come.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// One start, waiting.
+#[derive(Debug)]
+pub struct Patience<'a> {
+    host: &'a Host,
+    records: &'a Records,
+    limit: Duration,
+    /// When this start gives up, whatever it waits for then.
+    end: Option<Duration>,
+    arrivals: Option<Arrivals>,
+}
+
+impl<'a> Patience<'a> {
+    /// A start that has not waited yet.
+    pub fn new(host: &'a Host, records: &'a Records, waits: Waits) -> Self {
+        Self { host, records, limit: waits.parent, end: None, arrivals: None }
+    }
+
+    /// Waits; says whether it has come. Nothing may be locked.
+    pub fn wait(&mut self, awaited: &Awaited) -> bool {
+        let now = self.host.now();
+        let mine = *self.end.get_or_insert(now + self.limit);
+        let missing = awaited.missing();
+        // One that lies further ahead than any wait was written by nobody.
+        let shared = self.records.deadline(&missing).filter(|deadline| *deadline <= now + self.limit);
+        let shared = shared.unwrap_or_else(|| {
+            if !self.limit.is_zero() {
+                if let Err(trouble) = self.records.set_deadline(&missing, mine) {
+                    log::warn!("other starts will wait for {awaited} as well: {trouble}");
+                }
+            }
+            mine
+        });
+        let end = mine.min(shared);
+        if now >= end {
+            log::warn!("not waiting for {awaited}: that was done already, and it has not come");
+            return false;
+        }
+        let began = now;
+        if self.arrivals.is_none() {
+            log::info!("waiting for {awaited}, {:.1?} at most", end - now);
+            self.arrivals = Some(Arrivals::listen());
+        }
+        loop {
+            let left = end.saturating_sub(self.host.now());
+            if let Some(arrivals) = &mut self.arrivals {
+                arrivals.wait(left.min(LOOK));
+            }
+            if awaited.has_come(self.host) {
+                log::info!("{awaited}: there, or something of it, after {:.1?}", self.host.now() - began);
+                // Those who find it missing once more are to wait for it once more.
+                self.records.forget_deadline(&missing);
+                return true;
+            }
+            if left.is_zero() {
+                return false;
+            }
+        }
+    }
+}

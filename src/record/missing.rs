@@ -1,0 +1,97 @@
+//! Until when starts wait for what is not there: files in `awaited/`, shared by all domains and under no lock. Two who
+//! write one at once write nearly the same.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{Records, hash};
+use crate::host::Trouble;
+use crate::ids::{Parent, TypeWish};
+
+/// Where they lie.
+const DIRECTORY: &str = "awaited";
+
+/// More than a number has.
+const MAX: u64 = 64;
+
+/// How long a deadline that has passed is remembered where udev tells of nothing.
+const MEMORY: Duration = Duration::from_secs(60 * 60);
+
+/// What a deadline is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missing<'a> {
+    /// This parent, or its types. The udev rule looks for the file of its name.
+    Parent(&'a Parent),
+    /// A type that no parent has.
+    Type(&'a TypeWish),
+    /// All parents.
+    AnyParent,
+}
+
+impl Missing<'_> {
+    fn name(&self) -> String {
+        match self {
+            Self::Parent(parent) => format!("parent-{parent}"),
+            Self::Type(wish) => format!("type-{}", hash(&wish.to_string())),
+            Self::AnyParent => "any".to_owned(),
+        }
+    }
+}
+
+impl Records {
+    fn awaited(&self, missing: &Missing<'_>) -> PathBuf {
+        self.base.join(DIRECTORY).join(missing.name())
+    }
+
+    /// When the wait for this ends, in time since boot. What is no such file says nothing.
+    pub fn deadline(&self, missing: &Missing<'_>) -> Option<Duration> {
+        self.deadline_in(&self.awaited(missing))
+    }
+
+    fn deadline_in(&self, path: &std::path::Path) -> Option<Duration> {
+        let bytes = self.host.machine().read_own(path, MAX).ok()?;
+        std::str::from_utf8(&bytes).ok()?.trim_end().parse().ok().map(Duration::from_millis)
+    }
+
+    /// Writes it down for all starts.
+    pub fn set_deadline(&self, missing: &Missing<'_>, deadline: Duration) -> Result<(), Trouble> {
+        self.make_directories()?;
+        self.make_directory(&self.base.join(DIRECTORY))?;
+        let path = self.awaited(missing);
+        let new = self.base.join(DIRECTORY).join(format!("new-{}", std::process::id()));
+        let text = format!("{}\n", deadline.as_millis());
+        let done = self.host.machine().replace(&path, &new, text.as_bytes());
+        done.map_err(|error| Trouble::new("write", &path, error))
+    }
+
+    /// It has come, or may have.
+    pub fn forget_deadline(&self, missing: &Missing<'_>) {
+        let path = self.awaited(missing);
+        if let Err(trouble) = self.remove_if_there(&path) {
+            log::warn!("{trouble}");
+        }
+    }
+
+    /// A device of this name has come: the next start waits for it anew, and for what it may offer.
+    pub fn has_come(&self, parent: &Parent) -> Result<(), Trouble> {
+        let own = Missing::Parent(parent).name();
+        self.forget_deadlines(|name, _| name == own || !name.starts_with("parent-"))
+    }
+
+    /// Forgets what was waited for long ago, and what is no deadline.
+    pub fn forget_old_deadlines(&self) -> Result<(), Trouble> {
+        let now = self.host.now();
+        self.forget_deadlines(|_, deadline| deadline.is_none_or(|deadline| deadline + MEMORY < now))
+    }
+
+    fn forget_deadlines(&self, which: impl Fn(&str, Option<Duration>) -> bool) -> Result<(), Trouble> {
+        let directory = self.base.join(DIRECTORY);
+        for name in self.host.names_in(&directory)? {
+            let path = directory.join(&name);
+            if which(&name, self.deadline_in(&path)) {
+                self.remove_if_there(&path)?;
+            }
+        }
+        Ok(())
+    }
+}
