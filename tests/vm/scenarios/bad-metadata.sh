@@ -1,5 +1,6 @@
 # Every mistake in the metadata is one clear line in the error of virsh start,
 # found before anything is written.
+configure 'wait.parent = "1s"' # for a parent that is not there
 device=$(uuid 1)
 
 # The directories of the state are there from the first device on; a device that

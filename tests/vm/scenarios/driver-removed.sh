@@ -1,5 +1,7 @@
 # The parent's driver is unloaded, under a domain that is defined, and under devices
 # that nobody uses; and comes back.
+# Nobody waits for a driver that will not come.
+configure 'wait.parent = "0s"'
 device=$(uuid 1) kept=$(uuid 2) idle=$(uuid 3) foreign=$(uuid 101)
 
 describe() { # NAME UUID MORE
