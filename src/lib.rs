@@ -36,4 +36,5 @@ pub mod undo;
 
 pub mod cli;
 pub mod hook;
+pub mod lost;
 pub mod relabel;

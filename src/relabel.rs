@@ -13,6 +13,7 @@ use crate::backend::nvidia;
 use crate::host::{Host, Trouble, journal, node};
 use crate::ids::{Context, DeviceId, Node, Parent};
 use crate::labels::{self, Label};
+use crate::lost;
 use crate::record::{Record, Records, State};
 use crate::step::Step;
 use crate::words::printable;
@@ -41,6 +42,9 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     if args.iter().any(|arg| arg == "--arrived") {
         return arrived(&host, &variable("DEVPATH"));
     }
+    if args.iter().any(|arg| arg == "--gone") {
+        return gone(&host, &variable("DEVPATH"));
+    }
     let Some(event) = Event::parse(&variable("ACTION"), &variable("SUBSYSTEM"), &variable("DEVPATH")) else {
         return ExitCode::SUCCESS;
     };
@@ -55,15 +59,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         // Nobody reads it: nothing to do about that.
         properties(&host, &event).map(|text| drop(io::stdout().lock().write_all(text.as_bytes())))
     };
-    done.map_or_else(
-        |trouble| {
-            journal::start(&domain);
-            log::error!("/dev/{}: {trouble}", event.node);
-            let _ = writeln!(io::stderr().lock(), "error: /dev/{}: {trouble}", event.node);
-            ExitCode::FAILURE
-        },
-        |()| ExitCode::SUCCESS,
-    )
+    ended(&domain, &format!("/dev/{}", event.node), done)
 }
 
 /// A device has come that a start may have waited for in vain: the next start waits anew for what is still missing.
@@ -71,12 +67,25 @@ fn arrived(host: &Host, devpath: &str) -> ExitCode {
     let Ok(parent) = Parent::parse(devpath.rsplit('/').next().unwrap_or_default()) else {
         return ExitCode::SUCCESS;
     };
-    match Records::new(host).has_come(&parent) {
+    ended("", &parent, Records::new(host).has_come(&parent))
+}
+
+/// A device has gone.
+fn gone(host: &Host, devpath: &str) -> ExitCode {
+    let Ok(device) = DeviceId::parse(devpath.rsplit('/').next().unwrap_or_default()) else {
+        return ExitCode::SUCCESS;
+    };
+    ended("", &device, lost::look(host, &device))
+}
+
+/// Says what went wrong, to the journal and to udev.
+fn ended(domain: &str, what: &dyn std::fmt::Display, done: Result<(), Trouble>) -> ExitCode {
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(trouble) => {
-            journal::start("");
-            log::error!("{parent}: {trouble}");
-            let _ = writeln!(io::stderr().lock(), "error: {parent}: {trouble}");
+            journal::start(domain);
+            log::error!("{what}: {trouble}");
+            let _ = writeln!(io::stderr().lock(), "error: {what}: {trouble}");
             ExitCode::FAILURE
         }
     }

@@ -129,6 +129,22 @@ impl Guard<'_> {
         }
     }
 
+    /// A device has gone by itself: what comes back under its name is not ours, and neither is anything that was done to
+    /// it. The claim stays until the domain ends.
+    pub fn lose(&mut self, device: &DeviceId) -> Result<(), Trouble> {
+        let Some(record) = &mut self.record else { return Ok(()) };
+        record.steps.retain_mut(|entry| {
+            if entry.step.device() != device || entry.state == State::Kept {
+                return true;
+            }
+            if let Step::Create { device, place, .. } | Step::Adopt { device, place, .. } = &entry.step {
+                entry.step = Step::Use { device: device.clone(), place: place.clone() };
+            }
+            matches!(entry.step, Step::Use { .. } | Step::Allow { .. })
+        });
+        self.save()
+    }
+
     /// The domain has come to this phase; `answers`, from here on, for all devices that are its: not for those that are
     /// kept, nor for what an earlier run could not undo.
     pub fn advance(&mut self, phase: Phase, answers: Option<Answers>) -> Result<(), Trouble> {

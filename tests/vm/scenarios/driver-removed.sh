@@ -59,8 +59,21 @@ describe vm3 "$idle"
 prepared vm1 vm3
 rmmod mtty
 missing "$devices/$device" "$devices/$kept" "$devices/$idle"
+
+step "udev tells, and the record says so: what comes back under the name is not ours"
+lost() { grep -q '"do":"use"' "$(record_of "$1")"; }
+wait_for 20 "the record of vm1 to say that its device is lost" lost vm1
+wait_for 20 "the record of vm3 to say that its device is lost" lost vm3
+contains "virt-mdev list" "$(virt-mdev list | grep "$device")" vm1 lost
+journalctl -q -t virt-mdev -n 50 -o cat VIRT_MDEV_DOMAIN=vm1 | grep -qF "device $device has gone although the domain has it" ||
+    fail "expected the journal to name vm1"
+modprobe mtty
+by_hand mtty/mdev_supported_types/mtty-2 "$device"
 release vm1
-released vm1 "$device"
+exists "$devices/$device"
+missing "$(record_of vm1)" "$state/devices/$device"
+remove_by_hand "$device"
+rmmod mtty
 refused vm3 "error: vm3: " "no parent mtty"
 released vm3 "$idle"
 # What is kept is its domain's, and the next start would make it anew.

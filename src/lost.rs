@@ -1,0 +1,38 @@
+//! udev's event of a device that has gone: if a domain has it still, its record says from then on that it is lost, and
+//! the journal names the domain. Should a device of the same name come back, it is somebody else's: nothing is guessed.
+
+use std::time::Duration;
+
+use crate::backend;
+use crate::host::{Host, Trouble, journal};
+use crate::ids::DeviceId;
+use crate::record::{Record, Records, State};
+
+/// Whose lock is held for longer is at the device itself, and will see that it has gone.
+const LIMIT: Duration = Duration::from_secs(1);
+
+/// Looks whose it was. One that no domain has costs a single system call.
+pub fn look(host: &Host, device: &DeviceId) -> Result<(), Trouble> {
+    let records = Records::new(host);
+    if !records.is_claimed(device) {
+        return Ok(());
+    }
+    // A device that is being taken away is marked so before it goes.
+    let has = |record: &Record| {
+        let lost = |(its, place, _, state): (&DeviceId, _, _, State)| {
+            its == device && state == State::Done && !backend::is_there(host, device, place)
+        };
+        record.devices().any(lost)
+    };
+    let Some(record) = records.of_device(device)?.filter(has) else { return Ok(()) };
+    let mut guard = records.lock(&record.domain.uuid, LIMIT)?;
+    if guard.record().is_some_and(has) {
+        journal::start(&record.domain.name);
+        log::error!(
+            VIRT_MDEV_UUID:% = device;
+            "device {device} has gone although the domain has it: was its driver unloaded, or the device removed by hand?"
+        );
+        guard.lose(device)?;
+    }
+    Ok(())
+}
