@@ -121,7 +121,7 @@ install: ## into DESTDIR, below PREFIX=/usr and SYSCONFDIR=/etc (libvirtd's AppA
 	test $(UDEV_DIR) = /usr/lib/udev || \
 	    sed -i 's|"$(UDEV_PROGRAM)|"$(UDEV_DIR)/$(UDEV_PROGRAM)|' $(DESTDIR)$(UDEV_DIR)/rules.d/$(UDEV_RULES)
 	install -D -m 0644 -t $(DESTDIR)$(UNITS_DIR) $(UNITS)
-	sed -i 's|/usr/bin/|$(PREFIX)/bin/|' $(DESTDIR)$(UNITS_DIR)/virt-mdev-reconcile.service
+	sed -i 's|/usr/bin/|$(PREFIX)/bin/|' $(DESTDIR)$(UNITS_DIR)/*.service
 	for manual in $(MANUALS); do \
 	    install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man$${manual##*.} $$manual || exit; done
 	for document in $(DOCUMENTS); do \
@@ -129,11 +129,11 @@ install: ## into DESTDIR, below PREFIX=/usr and SYSCONFDIR=/etc (libvirtd's AppA
 	@test -n "$(DESTDIR)" || printf '%s\n' "A libvirt daemon that runs already sees the hook after:" \
 	    "    systemctl kill --signal=HUP --kill-whom=main libvirtd (or virtqemud)" \
 	    "Devices that could not be removed at once are tried again after:" \
-	    "    systemctl daemon-reload && systemctl enable --now $(notdir $(UNITS))"
+	    "    systemctl daemon-reload && systemctl enable --now $(filter-out %@.service,$(notdir $(UNITS)))"
 
 uninstall: ## what install put there; a changed configuration stays
 	@test -n "$(DESTDIR)" || ! command -v systemctl >/dev/null || \
-	    systemctl --quiet disable --now $(notdir $(UNITS)) 2>/dev/null || true
+	    systemctl --quiet disable --now $(filter-out %@.service,$(notdir $(UNITS))) 2>/dev/null || true
 	rm -f $(addprefix $(DESTDIR)$(UNITS_DIR)/,$(notdir $(UNITS)))
 	rm -f $(DESTDIR)$(UDEV_DIR)/rules.d/$(UDEV_RULES) $(DESTDIR)$(UDEV_DIR)/$(UDEV_PROGRAM)
 	rm -f $(DESTDIR)$(HOOKS_DIR)/50-virt-mdev $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(PROGRAMS))

@@ -52,6 +52,8 @@ pub struct Config {
     pub placement: Placement,
     /// Devices that only a hostdev names are made from mdevctl's definitions.
     pub definitions: bool,
+    /// What mdevctl's definitions say is to start with its parent is brought up when that comes.
+    pub autostart: bool,
     /// Limits.
     pub waits: Waits,
 }
@@ -63,6 +65,7 @@ impl Default for Config {
             labels: Labels::Always,
             placement: Placement::Pack,
             definitions: true,
+            autostart: false,
             waits: Waits {
                 release: Duration::from_secs(10),
                 parent: Duration::from_secs(30),
@@ -75,11 +78,12 @@ impl Default for Config {
 }
 
 /// Every key, as `table.key`.
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 10] = [
     "enabled",
     "labels",
     "placement.policy",
     "definitions.use",
+    "udev.autostart",
     "wait.release",
     "wait.parent",
     "wait.udev",
@@ -152,6 +156,7 @@ impl Config {
                     value.as_str().and_then(Placement::parse).ok_or_else(|| bad("\"pack\" or \"spread\""))?;
             }
             "definitions.use" => self.definitions = value.as_bool().ok_or_else(|| bad("true or false"))?,
+            "udev.autostart" => self.autostart = value.as_bool().ok_or_else(|| bad("true or false"))?,
             "wait.release" => self.waits.release = duration(value).ok_or_else(|| bad(DURATION))?,
             "wait.parent" => self.waits.parent = duration(value).ok_or_else(|| bad(DURATION))?,
             "wait.udev" => self.waits.udev = duration(value).ok_or_else(|| bad(DURATION))?,

@@ -22,6 +22,8 @@ pub struct Definition {
     pub kind: TypeWish,
     /// In the order in which they are written.
     pub attributes: Vec<Attribute>,
+    /// To be brought up with its parent.
+    pub auto: bool,
 }
 
 impl Definition {
@@ -66,12 +68,11 @@ pub fn parse(text: &str) -> Result<Definition, BadDefinition> {
         }
         Some(other) => return Err(bad(TYPE, other, "must be a string")),
     };
-    // Whether mdevctl starts it when its parent comes up does not matter here; but it must be a definition.
-    match member(START)? {
-        None => {}
-        Some(Json::Text(text)) if text == "auto" || text == "manual" => {}
+    let auto = match member(START)? {
+        None => false,
+        Some(Json::Text(text)) if text == "auto" || text == "manual" => text == "auto",
         Some(other) => return Err(bad(START, other, "must be \"auto\" or \"manual\"")),
-    }
+    };
     let attributes = match member(ATTRIBUTES)? {
         None => Vec::new(),
         Some(Json::List(items)) => {
@@ -80,7 +81,7 @@ pub fn parse(text: &str) -> Result<Definition, BadDefinition> {
         }
         Some(other) => return Err(bad(ATTRIBUTES, other, "must be a list")),
     };
-    Ok(Definition { kind, attributes })
+    Ok(Definition { kind, attributes, auto })
 }
 
 /// One element of `attrs`: an object with a single key, so that there is an order.

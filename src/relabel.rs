@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::backend::nvidia;
+use crate::cli::autostart;
 use crate::host::{Host, Trouble, journal, node};
 use crate::ids::{Context, DeviceId, Node, Parent};
 use crate::labels::{self, Label};
@@ -40,7 +41,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     let variable = |name: &str| std::env::var(name).unwrap_or_default();
     let args: Vec<OsString> = args.collect();
     if args.iter().any(|arg| arg == "--arrived") {
-        return arrived(&host, &variable("DEVPATH"));
+        return arrived(&host, &variable("DEVPATH"), &variable("MDEV_STATE"));
     }
     if args.iter().any(|arg| arg == "--gone") {
         return gone(&host, &variable("DEVPATH"));
@@ -63,11 +64,15 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 /// A device has come that a start may have waited for in vain: the next start waits anew for what is still missing.
-fn arrived(host: &Host, devpath: &str) -> ExitCode {
+fn arrived(host: &Host, devpath: &str, state: &str) -> ExitCode {
     let Ok(parent) = Parent::parse(devpath.rsplit('/').next().unwrap_or_default()) else {
         return ExitCode::SUCCESS;
     };
-    ended("", &parent, Records::new(host).has_come(&parent))
+    // A parent comes with "registered", or, if that was before udevd began, with the "add" of its first round.
+    let comes = state != "unregistered";
+    let known = if comes { Records::new(host).has_come(&parent) } else { Ok(()) };
+    let told = autostart::tell_systemd(host, &parent, comes);
+    ended("", &parent, known.and(told))
 }
 
 /// A device has gone.

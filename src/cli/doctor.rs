@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 
 use super::Failure;
+use crate::config::Config;
 use crate::domain::Domain;
-use crate::host::{Host, Trouble, daemon, node};
+use crate::host::{Host, Trouble, daemon, definitions, node};
 use crate::ids::{DeviceId, Node};
 use crate::qemu_conf::QemuConf;
 use crate::refusal::Refusal;
@@ -48,6 +49,12 @@ pub(super) fn run(host: &Host) -> Result<String, Failure> {
             refusal => refusal.hint().unwrap_or_default(),
         };
         find(format!("{name}: {refusal}"), fix);
+    }
+    if let (true, Some(rule)) = (Config::load_or_default(host).autostart, definitions::mdevctl_starts(host)) {
+        find(
+            format!("udev.autostart is set and does nothing: {rule} has mdevctl bring up what is defined"),
+            "leave it to mdevctl, or: ln -s /dev/null /etc/udev/rules.d/60-mdevctl.rules".to_owned(),
+        );
     }
     if findings.is_empty() {
         return Ok("Nothing found that would keep a domain from its devices.\n".to_owned());

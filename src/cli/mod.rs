@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::host::{Host, child};
 use crate::refusal::Refusal;
 
+pub mod autostart;
 mod doctor;
 mod list;
 pub mod plan;
@@ -50,6 +51,12 @@ enum Verb {
     /// What on this host would keep a domain from its devices, and how to mend it
     #[command(before_help = "Example: virt-mdev doctor")]
     Doctor,
+    /// Bring up the devices of a parent that mdevctl's definitions say are to start with it; udev asks for that
+    #[command(hide = true)]
+    Autostart {
+        /// Its name in /sys/class/mdev_bus
+        parent: String,
+    },
     /// Take away devices that nobody answers for any more: of a start that died, or of a removal that failed
     #[command(before_help = "Example: virt-mdev reconcile --dry-run")]
     Reconcile {
@@ -104,6 +111,7 @@ pub fn main() -> ExitCode {
         Verb::Types { json } => types::run(&host, *json),
         Verb::List { json } => list::run(&host, *json),
         Verb::Doctor => doctor::run(&host),
+        Verb::Autostart { parent } => autostart::run(&host, parent),
         Verb::Reconcile { dry_run } => reconcile::run(&host, *dry_run),
         Verb::Release { who, force } => reconcile::release(&host, who, *force),
         Verb::Plan { event, json } => plan::run(&host, event, *json),
@@ -144,7 +152,8 @@ impl log::Log for Warnings {
 
     fn log(&self, record: &log::Record<'_>) {
         if self.enabled(record.metadata()) {
-            let _ = writeln!(io::stderr().lock(), "warning: {}", record.args());
+            let word = if record.level() == log::Level::Error { "error" } else { "warning" };
+            let _ = writeln!(io::stderr().lock(), "{word}: {}", record.args());
         }
     }
 

@@ -8,6 +8,8 @@ use crate::refusal::BadDefinition;
 use crate::seen::{Defined, Lookup};
 use crate::words::errno;
 
+use rustix::io::Errno;
+
 /// One directory for each parent, in it a file for each device, named by its UUID (`mdevctl(8)`).
 const DIRECTORY: &str = "etc/mdevctl.d";
 
@@ -63,6 +65,35 @@ pub fn look(host: &Host, parents: &[Parent], device: &MdevUuid) -> Result<Lookup
         (None, Some(trouble)) => Err(trouble),
         (None, None) => Ok(Lookup::Nowhere),
     }
+}
+
+/// What lies in the directory of a parent.
+pub fn names(host: &Host, parent: &Parent) -> Result<Vec<String>, Trouble> {
+    host.names(&format!("{DIRECTORY}/{parent}"))
+}
+
+/// Whether a parent has a directory of definitions.
+pub fn has(host: &Host, parent: &Parent) -> bool {
+    host.exists(&format!("{DIRECTORY}/{parent}"))
+}
+
+/// The definition of a device on this parent.
+pub fn of(host: &Host, parent: &Parent, device: &MdevUuid) -> Result<Definition, BadDefinition> {
+    match host.kind(&path(parent, device)) {
+        Ok(Some(kind)) => read(host, parent, device, kind),
+        Ok(None) => Err(BadDefinition::Unreadable(errno(&Errno::NOENT.into()))),
+        Err(trouble) => Err(BadDefinition::Unreadable(errno(&trouble.error))),
+    }
+}
+
+/// mdevctl's own udev rule, which brings up what is defined; `None` where it is not there, or masked as udev has it, by
+/// an empty file or a link to /dev/null before it.
+pub fn mdevctl_starts(host: &Host) -> Option<String> {
+    const NAME: &str = "udev/rules.d/60-mdevctl.rules";
+    let mut places =
+        ["etc", "run", "usr/local/lib", "usr/lib", "lib"].iter().map(|place| format!("{place}/{NAME}"));
+    let first = places.find(|path| host.kind(path).is_ok_and(|kind| kind.is_some()))?;
+    (!host.text(&first).unwrap_or_default().trim().is_empty()).then(|| format!("/{first}"))
 }
 
 /// Reads a definition. A link is not followed, neither in place of the file nor of the parent's directory.

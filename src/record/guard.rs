@@ -129,6 +129,17 @@ impl Guard<'_> {
         }
     }
 
+    /// A device that is whole is nobody's from here on.
+    pub fn give_away(&mut self, device: &DeviceId) -> Result<(), Trouble> {
+        if let Some(record) = &mut self.record {
+            record.steps.clear();
+        }
+        // Before the claim goes: whoever finds a record with steps takes the device away.
+        self.save()?;
+        self.unclaim(device)?;
+        self.end()
+    }
+
     /// A device has gone by itself: what comes back under its name is not ours, and neither is anything that was done to
     /// it. The claim stays until the domain ends.
     pub fn lose(&mut self, device: &DeviceId) -> Result<(), Trouble> {
