@@ -66,7 +66,7 @@ test-vm: package selinux deps-vm ## scenarios on a real host in a virtual machin
 soak: package deps-vm ## starts and stops on the real host, a hundred times as many as in make test: hours (SOAK=n: n times)
 	SOAK=$(or $(SOAK),100) tests/vm/run cycles
 
-test-emulator: build ## the emulated host's own tests, and the programs on it
+test-emulator: build deps-emulator ## the emulated host's own tests, and the programs on it
 	VIRT_MDEV_BUILT=$(abspath $(BUILT)) $(EMULATOR_CARGO) test $(EMULATOR) --release --locked --quiet
 
 demo: build ## a domain's life on an emulated host, shown; needs root, or user namespaces

@@ -68,11 +68,6 @@ pub fn parse(text: &str) -> Result<Definition, BadDefinition> {
         }
         Some(other) => return Err(bad(TYPE, other, "must be a string")),
     };
-    let auto = match member(START)? {
-        None => false,
-        Some(Json::Text(text)) if text == "auto" || text == "manual" => text == "auto",
-        Some(other) => return Err(bad(START, other, "must be \"auto\" or \"manual\"")),
-    };
     let attributes = match member(ATTRIBUTES)? {
         None => Vec::new(),
         Some(Json::List(items)) => {
@@ -80,6 +75,12 @@ pub fn parse(text: &str) -> Result<Definition, BadDefinition> {
             parsed.collect::<Result<_, _>>()?
         }
         Some(other) => return Err(bad(ATTRIBUTES, other, "must be a list")),
+    };
+    let auto = match member(START)? {
+        // To mdevctl it is no definition then.
+        None => return Err(BadDefinition::Lacks(START)),
+        Some(Json::Text(text)) if text == "auto" || text == "manual" => text == "auto",
+        Some(other) => return Err(bad(START, other, "must be \"auto\" or \"manual\"")),
     };
     Ok(Definition { kind, attributes, auto })
 }
@@ -213,13 +214,14 @@ mod tests {
     #[test]
     fn what_does_not_matter_here_may_be_missing_or_new() {
         for text in [
-            r#"{"mdev_type":"mtty-2"}"#,
+            r#"{"mdev_type":"mtty-2","start":"auto"}"#,
             r#"{"mdev_type":"mtty-2","start":"auto","attrs":[]}"#,
             r#"{"mdev_type":"mtty-2","start":"manual","comment":{"a":[1,true,null,-2,0.5]},"comment":1}"#,
         ] {
             assert_eq!(parse(text).unwrap().attributes, [], "{text}");
         }
-        let longest = format!(r#"{{"mdev_type":"t","attrs":[{{"a":"{}"}}]}}"#, "x".repeat(4095));
+        let longest =
+            format!(r#"{{"mdev_type":"t","start":"auto","attrs":[{{"a":"{}"}}]}}"#, "x".repeat(4095));
         assert!(parse(&longest).is_ok());
     }
 
@@ -239,6 +241,7 @@ mod tests {
             ("\"t\"", "must be an object, and is \"t\""),
             ("{}", "has no mdev_type"),
             ("{\"mdev_typ\":\"t\"}", "has no mdev_type"),
+            ("{\"mdev_type\":\"t\"}", "has no start"),
             ("{\"mdev_type\":5}", "mdev_type = 5: must be a string"),
             ("{\"mdev_type\":null}", "mdev_type = null: must be a string"),
             ("{\"mdev_type\":[\"t\"]}", "mdev_type = a list of 1: must be a string"),
