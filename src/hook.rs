@@ -16,7 +16,7 @@ use crate::host::worker::{Ended, Given};
 use crate::host::{Host, child, daemon, journal, see, worker};
 use crate::ids::{DeviceId, DomainUuid};
 use crate::plan;
-use crate::ready::Patience;
+use crate::ready::{Awaited, Patience};
 use crate::reap;
 use crate::record::{Answers, Phase, Records, State};
 use crate::refusal::Refusal;
@@ -231,7 +231,16 @@ fn prepare_now(
             };
             // What a dead start left may not stand in the way of another domain.
             let made = reap::make_room(context, &domain.uuid, device, &sights)?;
-            if made { attempt(&mut sights) } else { Err(refusal) }
+            if made {
+                return attempt(&mut sights);
+            }
+            // One of several named parents is full, and another may come.
+            let missing = sights.iter().flat_map(|sight| &sight.missing);
+            let missing: Vec<_> = missing.map(|(parent, _)| parent.clone()).collect();
+            Err(match refusal {
+                Refusal::NoRoom { .. } if !missing.is_empty() => refusal.until(Awaited::Parents(missing)),
+                refusal => refusal,
+            })
         }
         done => done,
     }

@@ -7,9 +7,12 @@ use crate::backend;
 use crate::host::{Host, Trouble, journal};
 use crate::ids::DeviceId;
 use crate::record::{Record, Records, State};
+use crate::step::Place;
 
 /// Whose lock is held for longer is at the device itself, and will see that it has gone.
 const LIMIT: Duration = Duration::from_secs(1);
+
+const MOMENT: Duration = Duration::from_millis(20);
 
 /// Looks whose it was. One that no domain has costs a single system call.
 pub fn look(host: &Host, device: &DeviceId) -> Result<(), Trouble> {
@@ -17,10 +20,14 @@ pub fn look(host: &Host, device: &DeviceId) -> Result<(), Trouble> {
     if !records.is_claimed(device) {
         return Ok(());
     }
-    // A device that is being taken away is marked so before it goes.
+    // A device that is being taken away is marked so before it goes; and some drivers take theirs away by themselves once
+    // QEMU has ended.
     let has = |record: &Record| {
         let lost = |(its, place, _, state): (&DeviceId, _, _, State)| {
-            its == device && state == State::Done && !backend::is_there(host, device, place)
+            its == device
+                && state == State::Done
+                && !backend::cleans_up_by_itself(host, device, place)
+                && is_gone(host, device, place)
         };
         record.devices().any(lost)
     };
@@ -35,4 +42,15 @@ pub fn look(host: &Host, device: &DeviceId) -> Result<(), Trouble> {
         guard.lose(device)?;
     }
     Ok(())
+}
+
+/// The kernel tells a moment before the last of a device has gone.
+fn is_gone(host: &Host, device: &DeviceId, place: &Place) -> bool {
+    (0..3).any(|_| {
+        let gone = !backend::is_there(host, device, place);
+        if !gone {
+            host.machine().sleep(MOMENT);
+        }
+        gone
+    })
 }

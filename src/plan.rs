@@ -304,13 +304,12 @@ fn fitting(request: &Request, wanted: &Wanted, sight: &Sight) -> Result<Vec<Offe
         }
         let meant = nearest(&wanted.wish.to_string(), names);
         let awaited = match (sight.missing.as_slice(), wanted.parents.as_slice()) {
-            // A slip of the pen does not come, and a parent that has types has them all.
-            _ if meant.is_some() => None,
             ([_, ..], _) => {
                 Some(Awaited::Parents(sight.missing.iter().map(|(name, _)| name.clone()).collect()))
             }
             (_, []) if by_uuid => Some(Awaited::Type(wanted.wish.clone())),
             _ if sight.known.is_empty() => Some(Awaited::Types(sight.parents.clone())),
+            // A parent that has types has them all.
             _ => None,
         };
         let (wish, parents, known) = (wanted.wish.clone(), sight.parents.clone(), sight.known.clone());

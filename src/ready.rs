@@ -1,5 +1,5 @@
 //! What is not there yet, as after a boot, when drivers and vendors' services come late: a start waits for it, up to a
-//! deadline that belongs to what is missing and that all starts share. Once it has passed none waits, until udev tells
+//! deadline that belongs to the missing card and that all starts share. Once it has passed none waits, until udev tells
 //! that something has come.
 
 use std::fmt;
@@ -30,6 +30,7 @@ impl fmt::Display for Awaited {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = |parents: &[Parent]| list(&parents.iter().map(Parent::to_string).collect::<Vec<_>>());
         match self {
+            Self::Parents(parents) if parents.len() > 1 => write!(f, "one of the parents {}", names(parents)),
             Self::Parents(parents) => write!(f, "the parent {}", names(parents)),
             Self::Types(parents) => write!(f, "the types of {}", names(parents)),
             Self::Type(wish) => write!(f, "a parent with the type \"{}\"", printable(&wish.to_string())),
@@ -45,8 +46,7 @@ impl Awaited {
             Self::Parents(parents) | Self::Types(parents) => {
                 parents.first().map_or(Missing::AnyParent, Missing::Parent)
             }
-            Self::Type(wish) => Missing::Type(wish),
-            Self::AnyParent => Missing::AnyParent,
+            Self::Type(_) | Self::AnyParent => Missing::AnyParent,
         }
     }
 

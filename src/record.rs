@@ -5,7 +5,7 @@
 //!   domains/<domain uuid>.json       one domain's record; replaced whole, by rename
 //!   devices/<mdev uuid | VF address> claim: a link whose target is the domain's uuid; made before the device is
 //!   by-name/<hash of the name>       index: a link whose target is the domain's uuid
-//!   awaited/parent-<name> …          until when starts wait for a parent that is not there, in ms since boot
+//!   awaited/card-0000:41, any …      until when starts wait for what is not there, in ms since boot
 //!   locks/domain-000 … domain-fff    kernel locks, one of them for each domain
 //!   locks/card-000 … card-fff        kernel locks, one of them for each physical card
 //!   locks/claims                     kernel lock: held while a claim that nobody answers for is broken

@@ -87,7 +87,7 @@ pub enum Refusal {
     ClaimedByOther { uuid: DeviceId, owner: String },
 
     /// What may come, and was waited for where that makes sense.
-    #[error("{refusal}{}", if *waited { "; it was waited for, and has not come" } else { "" })]
+    #[error("{refusal}{}", if *waited { format!("; waited for {awaited} in vain") } else { String::new() })]
     NotYet { refusal: Box<Refusal>, awaited: Awaited, waited: bool },
 
     // What mdevctl's definitions say.

@@ -68,10 +68,10 @@ fn arrived(host: &Host, devpath: &str, state: &str) -> ExitCode {
     let Ok(parent) = Parent::parse(devpath.rsplit('/').next().unwrap_or_default()) else {
         return ExitCode::SUCCESS;
     };
+    journal::start("");
     // A parent comes with "registered", or, if that was before udevd began, with the "add" of its first round.
-    let comes = state != "unregistered";
-    let known = if comes { Records::new(host).has_come(&parent) } else { Ok(()) };
-    let told = autostart::tell_systemd(host, &parent, comes);
+    let known = if state == "unregistered" { Ok(()) } else { Records::new(host).has_come(&parent) };
+    let told = autostart::tell_systemd(host, &parent, state);
     ended("", &parent, known.and(told))
 }
 

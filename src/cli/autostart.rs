@@ -3,21 +3,27 @@
 //! made it: a domain uses it and leaves it.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use uuid::Uuid;
 
 use super::Failure;
 use crate::backend;
-use crate::config::Config;
+use crate::config::{Config, Waits};
 use crate::execute::{self, Context};
 use crate::host::{Host, Trouble, daemon, definitions, see, systemd};
-use crate::ids::{DeviceId, DomainUuid, MdevUuid, Parent};
+use crate::ids::{DeviceId, DomainUuid, MdevUuid, Parent, TypeWish};
 use crate::plan;
+use crate::ready::Patience;
 use crate::record::{Answers, Records};
 use crate::refusal::Refusal;
 use crate::request::Request;
+use crate::step::Step;
 use crate::undo::{self, Sweep};
 use crate::words::printable;
+
+/// How long one device waits for others of its card.
+const LOCK: Duration = Duration::from_secs(10 * 60);
 
 pub(super) fn run(host: &Host, parent: &str) -> Result<String, Failure> {
     let parent = Parent::parse(parent).map_err(|why| Failure {
@@ -26,17 +32,27 @@ pub(super) fn run(host: &Host, parent: &str) -> Result<String, Failure> {
     })?;
     // A unit runs this at every boot, a wrong word in the configuration or not.
     let config = Config::load_or_default(host);
+    let records = Records::new(host);
+    let mut patience = Patience::new(host, &records, config.waits);
     let (mut said, mut failed) = (String::new(), 0);
     for name in definitions::names(host, &parent)? {
         let Ok(uuid) = MdevUuid::parse(&name) else {
             log::warn!("/{} is left out: its name is no uuid", definitions::path(&parent, &printable(&name)));
             continue;
         };
-        match bring_up(host, config, &parent, &uuid) {
+        let done = loop {
+            match bring_up(host, &records, config, &parent, &uuid) {
+                // The driver has registered, and its types come with the vendor's service.
+                Err(refusal) if refusal.awaited().is_some_and(|awaited| patience.wait(awaited)) => {}
+                done => break done,
+            }
+        };
+        match done {
             Ok(Some(line)) => {
                 let _ = writeln!(said, "{line}");
             }
-            Ok(None) => {}
+            // A domain has made it in the meantime, or is about to.
+            Ok(None) | Err(Refusal::ClaimedByOther { .. }) => {}
             // One that is damaged, or finds no room, is no reason to leave the others down.
             Err(refusal) => {
                 failed += 1;
@@ -57,6 +73,7 @@ pub(super) fn run(host: &Host, parent: &str) -> Result<String, Failure> {
 /// One device. `None`: there is nothing to do for it.
 fn bring_up(
     host: &Host,
+    records: &Records,
     config: Config,
     parent: &Parent,
     uuid: &MdevUuid,
@@ -67,14 +84,19 @@ fn bring_up(
     if !definition.auto {
         return Ok(None);
     }
-    let records = Records::new(host);
-    let context = Context { host, records: &records, waits: config.waits };
+    // Hundreds of functions of a card are a unit each, and nobody waits for them.
+    let waits = Waits { lock: LOCK.max(config.waits.lock), ..config.waits };
+    let context = Context { host, records, waits };
     let nobody = nobody(&device)?;
     // What has a record was begun and not finished, and is made anew.
     if !records.has(&nobody) && backend::existing(host, &device)?.is_some() {
         return Ok(None);
     }
-    let (mut guard, _) = undo::settle(context, &nobody, Sweep::of_domain(config.waits.release))?;
+    let (mut guard, undone) = undo::settle(context, &nobody, Sweep::of_domain(config.waits.release))?;
+    if let Some(left) = undone.left.into_iter().next() {
+        return Err(Refusal::Remove { uuid: left.device, why: left.why.to_string() });
+    }
+    let kind = definition.kind.as_id();
     let request = Request {
         device: device.clone(),
         wanted: Some(definition.wanted(uuid.clone(), parent.clone())),
@@ -83,10 +105,17 @@ fn bring_up(
         managed: false,
     };
     let requests = [request];
-    let seen = see::see(host, &records, &nobody, &requests, false)?;
+    let seen = see::see(host, records, &nobody, &requests, false)?;
     let plan = plan::prepare(&nobody, &requests, &seen, config.placement).map_err(|refusal| {
         Refusal::Defined { uuid: device.clone(), path: path.clone(), refusal: Box::new(refusal) }
     })?;
+    // To mdevctl a vendor's name for a type is none.
+    let by_name = |step: &Step| step.place().is_some_and(|place| place.kind != kind);
+    if plan.steps.iter().any(|planned| by_name(&planned.step)) {
+        let wish = TypeWish::parse(&kind.to_string()).map_err(|why| io(&device, &why))?;
+        let refusal = Refusal::NoSuchType { wish, parents: vec![parent.clone()], known: vec![], meant: None };
+        return Err(Refusal::Defined { uuid: device, path, refusal: Box::new(refusal) });
+    }
     let own = i32::try_from(std::process::id()).ok().and_then(|pid| daemon::process(host, pid));
     execute::carry_out(
         context,
@@ -102,24 +131,41 @@ fn bring_up(
 /// Whose the device is while it is made.
 fn nobody(device: &DeviceId) -> Result<DomainUuid, Refusal> {
     let uuid = Uuid::new_v5(&Uuid::NAMESPACE_OID, format!("virt-mdev autostart {device}").as_bytes());
-    DomainUuid::parse(&uuid.to_string()).map_err(|why| Refusal::Io {
-        what: format!("cannot name a record for {device}"),
-        why: why.to_string(),
-    })
+    DomainUuid::parse(&uuid.to_string()).map_err(|why| io(device, &why))
+}
+
+fn io(device: &DeviceId, why: &dyn std::fmt::Display) -> Refusal {
+    Refusal::Io { what: format!("cannot name what is recorded of {device}"), why: why.to_string() }
 }
 
 /// Has systemd run this, outside udev's worker, if the configuration says so and mdevctl does not do it by itself.
-pub fn tell_systemd(host: &Host, parent: &Parent, comes: bool) -> Result<(), Trouble> {
-    let wanted = Config::load_or_default(host).autostart && definitions::has(host, parent);
-    if !wanted || definitions::mdevctl_starts(host).is_some() {
-        return Ok(());
-    }
-    // What a unit's name may have, and a parent's usually has.
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b":._".contains(&byte);
+/// `state`: what the kernel's event says of the parent; nothing where udevd has found it there.
+pub fn tell_systemd(host: &Host, parent: &Parent, state: &str) -> Result<(), Trouble> {
     let name = parent.to_string();
-    if !name.bytes().all(plain) {
-        log::warn!("{} is no name for a unit: its devices are not brought up", printable(&name));
-        return Ok(());
+    // What a unit's name may have, and a parent's usually has.
+    let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b":._".contains(&byte));
+    let unit = format!("virt-mdev-autostart@{name}.service");
+    if state == "unregistered" {
+        return if plain && systemd::is_active(host, &unit) {
+            systemd::ask(host, "stop", &unit)
+        } else {
+            Ok(())
+        };
     }
-    systemd::ask(host, if comes { "start" } else { "stop" }, &format!("virt-mdev-autostart@{name}.service"))
+    // A device that comes may become a parent, and that will be told.
+    let wanted = definitions::has(host, parent)
+        && Config::load_or_default(host).autostart
+        && definitions::mdevctl_starts(host).is_none()
+        && backend::detect(host, parent)?.is_some();
+    match state {
+        _ if !wanted => Ok(()),
+        _ if !plain => {
+            log::warn!("{} is no name for a unit: its devices are not brought up", printable(&name));
+            Ok(())
+        }
+        // The stop of the time before may not have come to its end.
+        "registered" => systemd::ask(host, "restart", &unit),
+        _ if systemd::is_active(host, &unit) => Ok(()),
+        _ => systemd::ask(host, "start", &unit),
+    }
 }

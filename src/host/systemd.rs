@@ -12,10 +12,14 @@ const PROGRAM: &str = "/usr/bin/systemctl";
 /// What systemd shows of units that are active, for the journal; where it does not, it is asked once more than needed.
 const ACTIVE: &str = "run/systemd/units/invocation:";
 
-/// Has a unit started or stopped (`verb`), unless it is. Without systemd nothing is done.
+/// Whether a unit is active, as far as that can be seen: it may just be stopping.
+pub fn is_active(host: &Host, unit: &str) -> bool {
+    matches!(host.kind(&format!("{ACTIVE}{unit}")), Ok(Some(_)))
+}
+
+/// Has a unit started, stopped or restarted (`verb`). Without systemd nothing is done.
 pub fn ask(host: &Host, verb: &str, unit: &str) -> Result<(), Trouble> {
-    let is_active = matches!(host.kind(&format!("{ACTIVE}{unit}")), Ok(Some(_)));
-    if !host.exists(BOOTED) || (verb == "start" && is_active) {
+    if !host.exists(BOOTED) {
         return Ok(());
     }
     let mut command = Command::new(PROGRAM);

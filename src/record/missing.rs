@@ -4,12 +4,15 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Records, hash};
+use super::Records;
 use crate::host::Trouble;
-use crate::ids::{Parent, TypeWish};
+use crate::ids::{Parent, PciAddress};
 
 /// Where they lie.
 const DIRECTORY: &str = "awaited";
+
+/// What a file is called while it is written, before a process id.
+const NEW: &str = "new-";
 
 /// More than a number has.
 const MAX: u64 = 64;
@@ -20,19 +23,24 @@ const MEMORY: Duration = Duration::from_secs(60 * 60);
 /// What a deadline is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Missing<'a> {
-    /// This parent, or its types. The udev rule looks for the file of its name.
+    /// This parent, or its types.
     Parent(&'a Parent),
-    /// A type that no parent has.
-    Type(&'a TypeWish),
-    /// All parents.
+    /// Whatever parent has a type, or any at all.
     AnyParent,
 }
 
 impl Missing<'_> {
     fn name(&self) -> String {
+        // Functions of one card are parents each, and come with it or not at all: `0000:41` of `0000:41:00.4`.
+        let card = |parent: &Parent| {
+            let address = PciAddress::parse(&parent.to_string()).ok()?.to_string();
+            Some(address.rsplit_once(':')?.0.to_owned())
+        };
         match self {
-            Self::Parent(parent) => format!("parent-{parent}"),
-            Self::Type(wish) => format!("type-{}", hash(&wish.to_string())),
+            Self::Parent(parent) => match card(parent) {
+                Some(card) => format!("card-{card}"),
+                None => format!("parent-{parent}"),
+            },
             Self::AnyParent => "any".to_owned(),
         }
     }
@@ -58,7 +66,7 @@ impl Records {
         self.make_directories()?;
         self.make_directory(&self.base.join(DIRECTORY))?;
         let path = self.awaited(missing);
-        let new = self.base.join(DIRECTORY).join(format!("new-{}", std::process::id()));
+        let new = self.base.join(DIRECTORY).join(format!("{NEW}{}", std::process::id()));
         let text = format!("{}\n", deadline.as_millis());
         let done = self.host.machine().replace(&path, &new, text.as_bytes());
         done.map_err(|error| Trouble::new("write", &path, error))
@@ -74,8 +82,8 @@ impl Records {
 
     /// A device of this name has come: the next start waits for it anew, and for what it may offer.
     pub fn has_come(&self, parent: &Parent) -> Result<(), Trouble> {
-        let own = Missing::Parent(parent).name();
-        self.forget_deadlines(|name, _| name == own || !name.starts_with("parent-"))
+        let names = [Missing::Parent(parent).name(), Missing::AnyParent.name()];
+        self.forget_deadlines(|name, _| names.iter().any(|own| own == name))
     }
 
     /// Forgets what was waited for long ago, and what is no deadline.
@@ -86,12 +94,14 @@ impl Records {
 
     fn forget_deadlines(&self, which: impl Fn(&str, Option<Duration>) -> bool) -> Result<(), Trouble> {
         let directory = self.base.join(DIRECTORY);
-        for name in self.host.names_in(&directory)? {
-            let path = directory.join(&name);
-            if which(&name, self.deadline_in(&path)) {
-                self.remove_if_there(&path)?;
+        let mut done = Ok(());
+        // Somebody may be writing one.
+        for name in self.host.names_in(&directory)?.iter().filter(|name| !name.starts_with(NEW)) {
+            let path = directory.join(name);
+            if which(name, self.deadline_in(&path)) {
+                done = done.and(self.remove_if_there(&path));
             }
         }
-        Ok(())
+        done
     }
 }
