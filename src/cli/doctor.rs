@@ -6,7 +6,7 @@ use super::Failure;
 use crate::config::Config;
 use crate::domain::Domain;
 use crate::host::{Host, Trouble, daemon, definitions, node};
-use crate::ids::{DeviceId, Node};
+use crate::ids::{DeviceId, MdevUuid, Node};
 use crate::qemu_conf::QemuConf;
 use crate::refusal::Refusal;
 use crate::startable::{self, QEMU_CONF};
@@ -56,16 +56,32 @@ pub(super) fn run(host: &Host) -> Result<String, Failure> {
             "leave it to mdevctl, or: ln -s /dev/null /etc/udev/rules.d/60-mdevctl.rules".to_owned(),
         );
     }
+    let mut said = who_brings_up(host)?;
     if findings.is_empty() {
-        return Ok("Nothing found that would keep a domain from its devices.\n".to_owned());
+        said.push_str("Nothing found that would keep a domain from its devices.\n");
+        return Ok(said);
     }
-    let mut said = String::new();
     for Finding { what, fix } in &findings {
         let _ = writeln!(said, "problem: {what}\nfix: {fix}");
     }
     let number = findings.len();
     let text = format!("{number} problem{} found", if number == 1 { "" } else { "s" });
     Err(Failure { before: said, text, hint: None })
+}
+
+/// Who brings up what is defined, where something is.
+fn who_brings_up(host: &Host) -> Result<String, Trouble> {
+    let mut any = false;
+    for parent in definitions::parents(host)? {
+        any |= definitions::names(host, &parent)?.iter().any(|name| MdevUuid::parse(name).is_ok());
+    }
+    let who = match (definitions::mdevctl_starts(host), Config::load_or_default(host).autostart) {
+        _ if !any => return Ok(String::new()),
+        (Some(rule), _) => format!("mdevctl, by {rule}"),
+        (None, true) => "virt-mdev (udev.autostart)".to_owned(),
+        (None, false) => "nobody: set udev.autostart in /etc/virt-mdev/config.toml".to_owned(),
+    };
+    Ok(format!("note: what /etc/mdevctl.d has with \"start\": \"auto\" is brought up by {who}\n"))
 }
 
 /// Domains that name devices in `<qemu:commandline>`, and why QEMU could not open those.

@@ -38,7 +38,7 @@ mkdir "$(damaged 5)"
 step "mdevctl's own rule does it where it is there: ours does nothing, and doctor says so"
 configure '[udev]
 autostart = true'
-contains "doctor" "$(virt-mdev doctor 2>&1 || true)" "60-mdevctl.rules has mdevctl bring up what is defined" "ln -s /dev/null"
+contains "doctor" "$(virt-mdev doctor 2>&1 || true)" "is brought up by mdevctl, by /usr/lib/udev/rules.d/60-mdevctl.rules" "60-mdevctl.rules has mdevctl bring up what is defined" "ln -s /dev/null"
 reload
 wait_for 60 "udev" idle
 equal "units of ours" "" "$(systemctl list-units --all --no-legend 'virt-mdev-autostart@*')"
