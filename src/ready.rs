@@ -94,16 +94,17 @@ impl<'a> Patience<'a> {
 
     /// Waits; says whether it has come. Nothing may be locked.
     pub fn wait(&mut self, awaited: &Awaited) -> bool {
+        if self.limit.is_zero() {
+            return false;
+        }
         let now = self.host.now();
         let mine = *self.end.get_or_insert(now + self.limit);
         let missing = awaited.missing();
         // One that lies further ahead than any wait was written by nobody.
         let shared = self.records.deadline(&missing).filter(|deadline| *deadline <= now + self.limit);
         let shared = shared.unwrap_or_else(|| {
-            if !self.limit.is_zero() {
-                if let Err(trouble) = self.records.set_deadline(&missing, mine) {
-                    log::warn!("other starts will wait for {awaited} as well: {trouble}");
-                }
+            if let Err(trouble) = self.records.set_deadline(&missing, mine) {
+                log::warn!("other starts will wait for {awaited} as well: {trouble}");
             }
             mine
         });

@@ -106,9 +106,11 @@ fn bring_up(
     };
     let requests = [request];
     let seen = see::see(host, records, &nobody, &requests, false)?;
-    let plan = plan::prepare(&nobody, &requests, &seen, config.placement).map_err(|refusal| {
-        Refusal::Defined { uuid: device.clone(), path: path.clone(), refusal: Box::new(refusal) }
-    })?;
+    let plan =
+        plan::prepare(&nobody, &requests, &seen, config.placement).map_err(|refusal| match refusal {
+            claimed @ Refusal::ClaimedByOther { .. } => claimed,
+            other => Refusal::Defined { uuid: device.clone(), path: path.clone(), refusal: Box::new(other) },
+        })?;
     // To mdevctl a vendor's name for a type is none.
     let by_name = |step: &Step| step.place().is_some_and(|place| place.kind != kind);
     if plan.steps.iter().any(|planned| by_name(&planned.step)) {

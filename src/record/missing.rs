@@ -95,9 +95,12 @@ impl Records {
     fn forget_deadlines(&self, which: impl Fn(&str, Option<Duration>) -> bool) -> Result<(), Trouble> {
         let directory = self.base.join(DIRECTORY);
         let mut done = Ok(());
-        // Somebody may be writing one.
-        for name in self.host.names_in(&directory)?.iter().filter(|name| !name.starts_with(NEW)) {
+        for name in &self.host.names_in(&directory)? {
             let path = directory.join(name);
+            // Somebody is writing it, or has died over it.
+            if name.strip_prefix(NEW).is_some_and(|pid| self.host.exists(&format!("proc/{pid}"))) {
+                continue;
+            }
             if which(name, self.deadline_in(&path)) {
                 done = done.and(self.remove_if_there(&path));
             }
