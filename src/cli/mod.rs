@@ -17,6 +17,7 @@ pub mod plan;
 pub mod reconcile;
 mod table;
 mod types;
+pub mod virsh;
 
 #[derive(Parser)]
 #[command(
