@@ -54,10 +54,7 @@ fn go_through(
     answers: Option<Answers>,
 ) -> Result<(), Refusal> {
     guard.begin(name)?;
-    for planned in &plan.steps {
-        log::info!(VIRT_MDEV_UUID:% = planned.step.device(); "{}", planned.step);
-        perform(context, guard, &planned.step, answers)?;
-    }
+    perform_all(context, guard, plan, answers)?;
     match answers {
         // Nobody would ever tell us that the domain has gone.
         Some(Answers::Starting(daemon)) if !daemon::is_alive(context.host, daemon) => {
@@ -67,14 +64,50 @@ fn go_through(
     }
 }
 
+/// Carries out a plan for a domain that runs: all of it, or nothing of it is left, and what the domain has is untouched.
+pub fn add(
+    context: Context<'_>,
+    guard: &mut Guard<'_>,
+    name: &str,
+    plan: &Plan,
+    answers: Option<Answers>,
+) -> Result<(), Refusal> {
+    guard.join(name)?;
+    let done = perform_all(context, guard, plan, answers).and_then(|()| Ok(guard.save()?));
+    if done.is_err() {
+        let added = plan.devices();
+        undo::unwind(context, guard, Back::Start, &|device| added.contains(device), None).report();
+    }
+    done
+}
+
+fn perform_all(
+    context: Context<'_>,
+    guard: &mut Guard<'_>,
+    plan: &Plan,
+    answers: Option<Answers>,
+) -> Result<(), Refusal> {
+    for planned in &plan.steps {
+        log::info!(VIRT_MDEV_UUID:% = planned.step.device(); "{}", planned.step);
+        perform(context, guard, &planned.step, answers)?;
+    }
+    Ok(())
+}
+
 /// Carries out a start's plan. What is done when it fails is undone by the release that libvirt calls then.
 pub fn label(context: Context<'_>, guard: &mut Guard<'_>, plan: &Plan) -> Result<(), Refusal> {
+    label_nodes(context, guard, plan)?;
+    Ok(guard.advance(Phase::Starting, None)?)
+}
+
+/// The same for what is plugged into a domain that runs.
+pub fn label_nodes(context: Context<'_>, guard: &mut Guard<'_>, plan: &Plan) -> Result<(), Refusal> {
     for Planned { step, .. } in &plan.steps {
         log::info!(VIRT_MDEV_UUID:% = step.device(); "{step}");
         let answers = guard.steps().iter().find(|entry| entry.step.device() == step.device());
         perform(context, guard, step, answers.and_then(|entry| entry.answers))?;
     }
-    Ok(guard.advance(Phase::Starting, None)?)
+    Ok(())
 }
 
 fn perform(

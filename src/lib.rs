@@ -34,6 +34,7 @@ pub mod startable;
 pub mod step;
 pub mod undo;
 
+pub mod attach;
 pub mod cli;
 pub mod hook;
 pub mod lost;

@@ -2,7 +2,8 @@
 //!
 //! A domain's own events never ask: there libvirt has said that it has gone. Everybody else may take a device away
 //! only under its domain's lock, only if nobody has it open, and only if the daemon that was starting the domain is
-//! dead, or its removal had begun, or the domain ran, and its QEMU has ended and let the device go.
+//! dead, or its removal had begun, or the domain ran, and its QEMU has ended and let the device go. What is plugged into
+//! a running domain is answered for by the command that does it, then by the domain for as long as it has it open.
 
 use std::fmt;
 
@@ -35,6 +36,10 @@ pub enum By {
     Domain,
     /// The domain's `keep`.
     Keep,
+    /// The living `virt-mdev attach` with this pid.
+    Command(i32),
+    /// Whoever had it made to attach it by hand, for so many seconds more.
+    Hand(u64),
 }
 
 /// Why nobody answers for a device.
@@ -46,8 +51,12 @@ pub enum Because {
     Released,
     /// The daemon that was starting the domain has ended.
     DaemonGone,
-    /// The domain ran, has ended and has let it go.
+    /// The domain ran, has ended and has let it go; or it had it plugged in, and has it no more.
     LetGo,
+    /// The command that was giving it to the domain has ended.
+    CommandGone,
+    /// It was made to be attached by hand, and nobody has.
+    NotAttached,
 }
 
 impl fmt::Display for By {
@@ -57,6 +66,10 @@ impl fmt::Display for By {
             Self::Holder => f.write_str("it is in use"),
             Self::Domain => f.write_str("the domain runs"),
             Self::Keep => f.write_str("the domain keeps it for its next start"),
+            Self::Command(pid) => write!(f, "virt-mdev attach (pid {pid}) is giving it to the domain"),
+            Self::Hand(left) => {
+                write!(f, "it was made to be attached by hand, and stays for {left} s if it is not")
+            }
         }
     }
 }
@@ -68,6 +81,8 @@ impl fmt::Display for Because {
             Self::Released => "the domain has gone",
             Self::DaemonGone => "the libvirt daemon that was starting the domain has ended",
             Self::LetGo => "the domain has let it go",
+            Self::CommandGone => "the command that was giving it to the domain has ended",
+            Self::NotAttached => "it was made to be attached by hand, and nobody has done it in time",
         })
     }
 }
@@ -104,7 +119,15 @@ fn standing(host: &Host, record: &Record, entry: &Entry, locked: bool) -> Standi
         (_, Some(Answers::Running)) if holders::runs(host, &record.domain.name) => {
             return Standing::Answered(By::Domain);
         }
-        (_, Some(Answers::Running)) => Because::LetGo,
+        (_, Some(Answers::Attach(command))) if daemon::is_alive(host, command) => {
+            return Standing::Answered(By::Command(command.pid));
+        }
+        (_, Some(Answers::ByHand { until })) if now(host) < until => {
+            return Standing::Answered(By::Hand((until - now(host)).div_ceil(1000)));
+        }
+        (_, Some(Answers::Attach(_))) => Because::CommandGone,
+        (_, Some(Answers::ByHand { .. })) => Because::NotAttached,
+        (_, Some(Answers::Running | Answers::Plugged)) => Because::LetGo,
     };
     // Claimed by another domain since, it is not this one's to look at: that one's QEMU may be about to open it.
     let owner = Records::new(host).owner(entry.step.device());
@@ -116,6 +139,11 @@ fn standing(host: &Host, record: &Record, entry: &Entry, locked: bool) -> Standi
         Ok(false) => Standing::Abandoned(because),
         Ok(true) | Err(_) => Standing::Answered(By::Holder),
     }
+}
+
+/// Milliseconds since boot, as records count them.
+fn now(host: &Host) -> u64 {
+    u64::try_from(host.now().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The devices of a record that nobody answers for, as seen under the domain's lock.
@@ -130,10 +158,10 @@ pub(crate) fn abandoned(host: &Host, record: Option<&Record>) -> Vec<DeviceId> {
 fn may_be_abandoned(host: &Host, record: &Record) -> bool {
     let over = matches!(record.phase, Phase::Preparing | Phase::Releasing);
     record.steps.iter().filter(|entry| entry.state != State::Kept).any(|entry| match entry.answers {
-        Some(Answers::Starting(daemon)) if !over && entry.state != State::Undoing => {
-            !daemon::is_alive(host, daemon)
-        }
-        _ => true,
+        _ if over || entry.state == State::Undoing => true,
+        Some(Answers::Starting(process) | Answers::Attach(process)) => !daemon::is_alive(host, process),
+        Some(Answers::ByHand { until }) => now(host) >= until,
+        Some(Answers::Running | Answers::Plugged) | None => true,
     })
 }
 

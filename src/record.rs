@@ -86,8 +86,25 @@ pub enum State {
 pub enum Answers {
     /// The daemon that starts the domain, from prepare until started.
     Starting(Process),
-    /// The domain itself, for as long as it has the device open.
+    /// The domain itself, for as long as it runs.
     Running,
+    /// The command that gives the device to a running domain, until the domain has it.
+    Attach(Process),
+    /// A person, who gives it to the domain by hand until then: milliseconds since boot.
+    #[serde(rename = "by hand")]
+    ByHand {
+        /// When nobody has it open then, it goes.
+        until: u64,
+    },
+    /// Whoever has it open: it was plugged into a running domain, or the domain has been asked to give it back.
+    Plugged,
+}
+
+impl Answers {
+    /// Whether it is the start of the domain that answers, or its running: a device that was plugged in has its own.
+    pub fn follows_the_domain(self) -> bool {
+        matches!(self, Self::Starting(_) | Self::Running)
+    }
 }
 
 /// A step of the record.

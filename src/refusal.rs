@@ -131,6 +131,8 @@ pub enum Refusal {
     Io { what: String, why: String },
     #[error("cannot {doing}: it has not returned for {limit:?}")]
     Blocked { doing: String, limit: Duration },
+    #[error("libvirt is starting the domain")]
+    BeingStarted,
     #[error("the libvirt daemon (pid {pid}) that was starting the domain has ended")]
     DaemonGone { pid: i32 },
     /// The worker has told already.
@@ -246,6 +248,7 @@ impl Refusal {
                     "{metadata}; or mdevctl define --uuid {uuid} --parent PARENT --type TYPE; or virsh nodedev-define FILE.xml; `virt-mdev types` shows parents and types"
                 ))
             }
+            Self::BeingStarted => Some("try again once it runs".to_owned()),
             Self::Seclabel { model: "dac", .. } => Some(
                 "write it as user:group, each a name in /etc/passwd and /etc/group or a number like +64055".to_owned(),
             ),

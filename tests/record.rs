@@ -16,9 +16,10 @@ use virt_mdev::backend::Backend;
 use virt_mdev::config::Config;
 use virt_mdev::execute::Context;
 use virt_mdev::host::Host;
+use virt_mdev::host::daemon::{Process, process};
 use virt_mdev::ids::{AttributeName, DeviceId, DomainUuid, Parent, TypeId};
 use virt_mdev::reap::{Because, By, Standing, judge};
-use virt_mdev::record::{Answers, Phase, Records, State};
+use virt_mdev::record::{Answers, Guard, Phase, Records, State};
 use virt_mdev::step::{Place, Step};
 use virt_mdev::undo::{Sweep, Undone, settle};
 
@@ -269,4 +270,54 @@ fn what_a_running_domain_does_not_open_is_its_own_until_it_ends() {
     assert_eq!(standing(), Standing::Abandoned(Because::LetGo), "another process has its pid");
     write("proc/4711/cmdline", "qemu\0-name\0guest=vm1,debug-threads=on\0");
     assert_eq!(standing(), Standing::Answered(By::Domain));
+}
+
+#[test]
+fn what_is_plugged_in_is_answered_for_by_whoever_is_at_it() {
+    let run = run();
+    let host = Host::at(run.directory.path());
+    let mut guard = run.records.lock(&domain(1), LIMIT).unwrap();
+    guard.join("vm1").unwrap();
+    let myself = process(&Host::real(), i32::try_from(std::process::id()).unwrap()).unwrap();
+    let stat = format!("proc/{}/stat", myself.pid);
+    fs::create_dir_all(run.directory.path().join(&stat).parent().unwrap()).unwrap();
+    fs::copy(format!("/{stat}"), run.directory.path().join(&stat)).unwrap();
+    guard.intend(create(), Some(Answers::Attach(myself))).unwrap();
+    guard.done();
+    let standing = |guard: &Guard<'_>| judge(&host, guard.record().unwrap(), true).remove(0).1;
+    assert_eq!(standing(&guard), Standing::Answered(By::Command(myself.pid)));
+    // The daemon has been restarted: the domain runs, and has the device no more than before.
+    guard.advance(Phase::Running, Some(Answers::Running)).unwrap();
+    assert_eq!(standing(&guard), Standing::Answered(By::Command(myself.pid)));
+    let dead = Process { start_time: myself.start_time + 1, ..myself };
+    guard.answer(&device(), Answers::Attach(dead)).unwrap();
+    assert_eq!(standing(&guard), Standing::Abandoned(Because::CommandGone));
+    let now = u64::try_from(host.now().as_millis()).unwrap();
+    guard.answer(&device(), Answers::ByHand { until: now + 60_000 }).unwrap();
+    assert_eq!(standing(&guard), Standing::Answered(By::Hand(60)));
+    guard.advance(Phase::Running, Some(Answers::Running)).unwrap();
+    assert_eq!(standing(&guard), Standing::Answered(By::Hand(60)));
+    guard.answer(&device(), Answers::ByHand { until: now }).unwrap();
+    assert_eq!(standing(&guard), Standing::Abandoned(Because::NotAttached));
+    guard.answer(&device(), Answers::Plugged).unwrap();
+    assert_eq!(standing(&guard), Standing::Abandoned(Because::LetGo));
+    let kept = run.records.read(&domain(1)).unwrap().unwrap();
+    assert_eq!(
+        (kept.phase, kept.steps[0].answers),
+        (Phase::Running, Some(Answers::Plugged)),
+        "written and read"
+    );
+}
+
+#[test]
+fn joining_leaves_what_is_to_be_undone_to_be_undone() {
+    let run = run();
+    let mut guard = run.records.lock(&domain(1), LIMIT).unwrap();
+    guard.begin("vm1").unwrap();
+    guard.intend(create(), None).unwrap();
+    guard.done();
+    guard.advance(Phase::Releasing, None).unwrap();
+    guard.join("vm1").unwrap();
+    let record = guard.record().unwrap();
+    assert_eq!((record.phase, record.steps[0].state), (Phase::Running, State::Undoing));
 }

@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::host::{Host, child};
 use crate::refusal::Refusal;
 
+mod attach;
 pub mod autostart;
 mod doctor;
 mod list;
@@ -58,6 +59,12 @@ enum Verb {
         /// Its name in /sys/class/mdev_bus
         parent: String,
     },
+    /// Give a running domain a device: make it, label it, plug it in
+    #[command(before_help = "Example: virt-mdev attach vm1 \"GRID M60-4Q\"")]
+    Attach(attach::Attach),
+    /// Take a device out of a running domain, and away
+    #[command(before_help = "Example: virt-mdev detach vm1 83b8f4f2-509f-382f-3c1e-e6bfe0fa1001")]
+    Detach(attach::Detach),
     /// Take away devices that nobody answers for any more: of a start that died, or of a removal that failed
     #[command(before_help = "Example: virt-mdev reconcile --dry-run")]
     Reconcile {
@@ -113,6 +120,8 @@ pub fn main() -> ExitCode {
         Verb::List { json } => list::run(&host, *json),
         Verb::Doctor => doctor::run(&host),
         Verb::Autostart { parent } => autostart::run(&host, parent),
+        Verb::Attach(attach) => attach::attach(&host, attach),
+        Verb::Detach(detach) => attach::detach(&host, detach),
         Verb::Reconcile { dry_run } => reconcile::run(&host, *dry_run),
         Verb::Release { who, force } => reconcile::release(&host, who, *force),
         Verb::Plan { event, json } => plan::run(&host, event, *json),

@@ -38,18 +38,29 @@ impl Guard<'_> {
 
     /// Begins a run of this domain: what an earlier run kept stays in the record.
     pub fn begin(&mut self, name: &str) -> Result<(), Trouble> {
+        self.enter(name, Phase::Preparing)
+    }
+
+    /// Something is to be done for a domain that runs. What an earlier run could not undo is still to be undone.
+    pub fn join(&mut self, name: &str) -> Result<(), Trouble> {
+        if let Some(record) = &mut self.record {
+            if matches!(record.phase, Phase::Preparing | Phase::Releasing) {
+                for entry in record.steps.iter_mut().filter(|entry| entry.state != State::Kept) {
+                    entry.state = State::Undoing;
+                }
+            }
+        }
+        self.enter(name, Phase::Running)
+    }
+
+    fn enter(&mut self, name: &str, phase: Phase) -> Result<(), Trouble> {
         let domain = Named { uuid: self.uuid.clone(), name: name.to_owned() };
         let before = self.record.take();
         if let Some(record) = before.as_ref().filter(|record| record.domain.name != name) {
             self.remove_index(&record.domain.name)?;
         }
         let steps = before.map(|record| record.steps);
-        self.record = Some(Record {
-            version: VERSION,
-            domain,
-            phase: Phase::Preparing,
-            steps: steps.unwrap_or_default(),
-        });
+        self.record = Some(Record { version: VERSION, domain, phase, steps: steps.unwrap_or_default() });
         self.save()?;
         self.write_index(name)
     }
@@ -157,13 +168,27 @@ impl Guard<'_> {
     }
 
     /// The domain has come to this phase; `answers`, from here on, for all devices that are its: not for those that are
-    /// kept, nor for what an earlier run could not undo.
+    /// kept or were plugged in, nor for what an earlier run could not undo.
     pub fn advance(&mut self, phase: Phase, answers: Option<Answers>) -> Result<(), Trouble> {
         if let Some(record) = &mut self.record {
             record.phase = phase;
-            let its = |entry: &&mut Entry| !matches!(entry.state, State::Kept | State::Undoing);
+            let its = |entry: &&mut Entry| {
+                !matches!(entry.state, State::Kept | State::Undoing)
+                    && entry.answers.is_none_or(Answers::follows_the_domain)
+            };
             for entry in record.steps.iter_mut().filter(its) {
                 entry.answers = answers.or(entry.answers);
+            }
+        }
+        self.save()
+    }
+
+    /// This one answers for a device from here on.
+    pub fn answer(&mut self, device: &DeviceId, answers: Answers) -> Result<(), Trouble> {
+        let steps = self.record.as_mut().map(|record| record.steps.iter_mut());
+        for entry in steps.into_iter().flatten() {
+            if entry.step.device() == device && !matches!(entry.state, State::Kept | State::Undoing) {
+                entry.answers = Some(answers);
             }
         }
         self.save()
@@ -264,7 +289,8 @@ impl Guard<'_> {
         self.records.remove_if_there(path).map(|()| true)
     }
 
-    fn save(&self) -> Result<(), Trouble> {
+    /// Writes the record as it is: what [`Guard::done`] has noted of the last step, too.
+    pub fn save(&self) -> Result<(), Trouble> {
         let Some(record) = &self.record else { return Ok(()) };
         let file = self.records.file(&self.uuid);
         let trouble = |error: io::Error| Trouble::new("write the record", &file, error);

@@ -1,0 +1,218 @@
+//! A device's life around a hot-plug: made, labelled and recorded before `virsh attach-device`, and taken away after
+//! `virsh detach-device`. The domain's record has it beside what the start made, and its release takes both.
+
+use std::time::Duration;
+
+use crate::backend;
+use crate::config::Config;
+use crate::domain::{Domain, MdevHostdev, PciHostdev, Wanted};
+use crate::execute::{self, Context};
+use crate::host::udev::Watch;
+use crate::host::{Trouble, daemon, see};
+use crate::ids::{DeviceId, DomainUuid, MdevUuid, PciAddress};
+use crate::placement;
+use crate::plan::{self, Plan};
+use crate::reap;
+use crate::record::{Answers, Guard, State};
+use crate::refusal::Refusal;
+use crate::request::Request;
+use crate::seen::{Seen, Sight};
+use crate::start;
+use crate::step::{Place, Step};
+use crate::undo::{self, Sweep, Undone};
+
+/// A device that is ready for the domain to open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Made {
+    /// Which.
+    pub device: DeviceId,
+    /// Where.
+    pub place: Place,
+    /// What QEMU will speak to it (`model` of the hostdev).
+    pub api: String,
+}
+
+/// Makes a device for a domain that runs. `answers`: who answers for it from the first step on. `uuid`: for it, if it
+/// comes to be a mediated device; a parent of the vendor's VFIO is one itself.
+pub fn make(
+    context: Context<'_>,
+    config: Config,
+    domain: &Domain,
+    wanted: &Wanted,
+    uuid: &MdevUuid,
+    answers: Answers,
+) -> Result<Made, Refusal> {
+    let attempt = |sights: &mut _| make_now(context, config, domain, wanted, uuid, answers, sights);
+    let mut sights = Vec::new();
+    match attempt(&mut sights) {
+        // What a dead start left may not stand in the way.
+        Err(Refusal::NoRoom { .. }) if reap::make_room(context, &domain.uuid, None, &sights)? => {
+            attempt(&mut sights)
+        }
+        done => done,
+    }
+}
+
+fn make_now(
+    context: Context<'_>,
+    config: Config,
+    domain: &Domain,
+    wanted: &Wanted,
+    uuid: &MdevUuid,
+    answers: Answers,
+    sights: &mut Vec<Sight>,
+) -> Result<Made, Refusal> {
+    // What nobody answers for any more: a device that was unplugged behind our back, or of an attach that died.
+    let sweep = Sweep { abandoned: true, ..Sweep::of_domain(context.waits.release) };
+    let (mut guard, undone) = undo::settle(context, &domain.uuid, sweep)?;
+    undone.report();
+    if is_being_started(context, &guard) {
+        return Err(Refusal::BeingStarted);
+    }
+    let request = |device| Request {
+        wanted: Some(Wanted { uuid: uuid_of(&device), ..wanted.clone() }),
+        device,
+        model: None,
+        opened: true,
+        managed: false,
+    };
+    let see = |requests: &[Request]| see::see(context.host, context.records, &domain.uuid, requests, false);
+    let requests = [request(DeviceId::Mdev(uuid.clone()))];
+    let seen = see(&requests)?;
+    sights.clone_from(&seen.sights);
+    let functions = functions(&seen, wanted, config);
+    if functions.is_empty() {
+        let plan = plan::prepare(&domain.uuid, &requests, &seen, config.placement)?;
+        return carry_out(context, &mut guard, domain, &plan, answers);
+    }
+    // Each of them is a parent with one place, and somebody else may be faster.
+    let mut refused = None;
+    for function in functions {
+        let requests = [request(DeviceId::Vf(function))];
+        let done = see(&requests)
+            .map_err(Refusal::from)
+            .and_then(|seen| plan::prepare(&domain.uuid, &requests, &seen, config.placement))
+            .and_then(|plan| carry_out(context, &mut guard, domain, &plan, answers));
+        match done {
+            Err(
+                refusal @ (Refusal::NoRoom { .. }
+                | Refusal::ClaimedByOther { .. }
+                | Refusal::OtherDevice { .. }
+                | Refusal::Held { .. }),
+            ) => refused = refused.or(Some(refusal)),
+            done => return done,
+        }
+    }
+    Err(refused.unwrap_or(Refusal::NoParents))
+}
+
+fn uuid_of(device: &DeviceId) -> Option<MdevUuid> {
+    match device {
+        DeviceId::Mdev(uuid) => Some(uuid.clone()),
+        DeviceId::Vf(_) => None,
+    }
+}
+
+/// Where the type is the vendor's VFIO's: the virtual functions that take it now, best first.
+fn functions(seen: &Seen, wanted: &Wanted, config: Config) -> Vec<PciAddress> {
+    let offers = seen.sights.first().map(|sight| sight.offers.as_slice()).unwrap_or_default();
+    let offers: Vec<_> = offers
+        .iter()
+        .filter(|offer| offer.place.backend == backend::Backend::Nvidia)
+        .filter(|offer| wanted.numa.is_none() || offer.numa == wanted.numa)
+        .cloned()
+        .collect();
+    let placement = wanted.placement.unwrap_or(config.placement);
+    let mut ordered = placement::order(&offers, placement, &placement::Taken::new());
+    ordered.sort_by_key(|offer| wanted.parents.iter().position(|parent| *parent == offer.place.parent));
+    ordered.iter().filter_map(|offer| PciAddress::parse(&offer.place.parent.to_string()).ok()).collect()
+}
+
+/// A daemon that is starting the domain has the record; whoever asks has seen an earlier run of it.
+fn is_being_started(context: Context<'_>, guard: &Guard<'_>) -> bool {
+    let starting = |answers| matches!(answers, Some(Answers::Starting(daemon)) if daemon::is_alive(context.host, daemon));
+    guard.steps().iter().any(|entry| entry.state != State::Undoing && starting(entry.answers))
+}
+
+fn carry_out(
+    context: Context<'_>,
+    guard: &mut Guard<'_>,
+    domain: &Domain,
+    plan: &Plan,
+    answers: Answers,
+) -> Result<Made, Refusal> {
+    let Some(device) = plan.devices().into_iter().next() else { return Err(Refusal::NoParents) };
+    execute::add(context, guard, &domain.name, plan, Some(answers))?;
+    // The plan's place may have been full after all, and another taken.
+    let place = guard.record().into_iter().flat_map(|record| record.devices());
+    let place = place.into_iter().find(|(its, ..)| **its == device).map(|(_, place, ..)| place.clone());
+    let existing = backend::existing(context.host, &device)?;
+    match (place, existing) {
+        (Some(place), Some(existing)) => Ok(Made { device, place, api: existing.api }),
+        _ => Err(Refusal::Vanished { uuid: device }),
+    }
+}
+
+/// Waits until udev has dealt with the new nodes, and gives them the labels of the domain that is to open them.
+pub fn label(
+    context: Context<'_>,
+    config: Config,
+    domain: &Domain,
+    device: &DeviceId,
+    watch: Option<Watch>,
+) -> Result<(), Refusal> {
+    if watch.is_some_and(|watch| !watch.wait(context.host, std::slice::from_ref(device), context.waits.udev))
+    {
+        log::warn!("udev has not dealt with the new nodes within {:?}; going on", context.waits.udev);
+    }
+    let mut guard = context.records.lock(&domain.uuid, context.waits.lock)?;
+    // No lock was held: the domain may have ended since.
+    let is_its = |step: &Step| matches!(step, Step::Create { .. }) && step.device() == device;
+    let Some(record) = guard
+        .record()
+        .filter(|record| record.steps.iter().any(|entry| entry.state == State::Done && is_its(&entry.step)))
+    else {
+        return Err(Refusal::Vanished { uuid: device.clone() });
+    };
+    let mut plan = start::plan(context.host, &with(domain, device), record, config.labels)?;
+    plan.steps.retain(|planned| planned.step.device() == device);
+    execute::label_nodes(context, &mut guard, &plan)?;
+    Ok(guard.save()?)
+}
+
+/// The domain as it is once it has the device.
+fn with(domain: &Domain, device: &DeviceId) -> Domain {
+    let mut domain = domain.clone();
+    match device {
+        DeviceId::Mdev(uuid) => {
+            domain.mdevs.push(MdevHostdev { uuid: uuid.clone(), model: String::new(), managed: false });
+        }
+        DeviceId::Vf(address) => domain.pcis.push(PciHostdev { address: address.clone(), managed: false }),
+    }
+    domain
+}
+
+/// From here on `answers` answers for the device: the domain that has it, for one that was plugged in.
+pub fn answer(
+    context: Context<'_>,
+    domain: &DomainUuid,
+    device: &DeviceId,
+    answers: Answers,
+) -> Result<(), Trouble> {
+    let mut guard = context.records.lock(domain, context.waits.lock)?;
+    if guard.steps().iter().any(|entry| entry.step.device() == device) {
+        guard.answer(device, answers)?;
+    }
+    Ok(())
+}
+
+/// Takes a device away that the domain has let go, or did not get. One that somebody else made is only let go.
+pub fn take(
+    context: Context<'_>,
+    domain: &DomainUuid,
+    device: &DeviceId,
+    patience: Duration,
+) -> Result<Undone, Trouble> {
+    let sweep = Sweep { only: Some(device), ..Sweep::of_domain(patience) };
+    Ok(undo::settle(context, domain, sweep)?.1)
+}

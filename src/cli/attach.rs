@@ -1,0 +1,348 @@
+//! `virt-mdev attach` and `detach`: hot-plug, with the device's life around it. What the domain's definition says stays
+//! as it is: that is `assign`'s.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write as _};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+
+use super::virsh::{XmlFile, virsh};
+use super::{Failure, config};
+use crate::attach::{self, Made, answer, take};
+use crate::config::Config;
+use crate::domain::{Attribute, Domain, Placement, Wanted};
+use crate::execute::Context;
+use crate::host::udev::Watch;
+use crate::host::{Host, daemon, holders};
+use crate::ids::{AttributeName, DeviceId, DomainUuid, MdevUuid, Parent, TypeWish};
+use crate::record::{Answers, Record, Records};
+use crate::words::printable;
+
+/// How often a domain is asked whether it still has the device.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+#[derive(Args)]
+pub(super) struct Attach {
+    /// Name or UUID of a running domain
+    #[arg(value_name = "VM")]
+    domain: String,
+    /// The type's id, or the vendor's name for it
+    #[arg(value_name = "TYPE", value_parser = TypeWish::parse)]
+    wish: TypeWish,
+    /// Where; several: in order of preference
+    #[arg(long, value_parser = Parent::parse)]
+    parent: Vec<Parent>,
+    /// `pack`: the fullest card that fits; `spread`: the emptiest
+    #[arg(long, value_parser = parse_placement)]
+    placement: Option<Placement>,
+    /// Only parents on this NUMA node
+    #[arg(long, value_name = "NODE")]
+    numa: Option<u32>,
+    /// A driver's attribute, written after the device is made; several: in this order
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_attribute)]
+    attribute: Vec<Attribute>,
+    /// Make it and print its XML, for `virsh attach-device` to be called by somebody else
+    #[arg(long)]
+    prepare_only: bool,
+    /// With --prepare-only: how long it stays if nobody has it open
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, requires = "prepare_only")]
+    keep_for: u32,
+}
+
+#[derive(Args)]
+pub(super) struct Detach {
+    /// Name or UUID of a running domain
+    #[arg(value_name = "VM")]
+    domain: String,
+    /// The device, as `virt-mdev list` names it
+    #[arg(value_name = "UUID|ADDRESS", value_parser = DeviceId::parse)]
+    device: DeviceId,
+    /// How long the guest may take to let go
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    wait: u32,
+}
+
+fn parse_placement(text: &str) -> Result<Placement, String> {
+    Placement::parse(text).ok_or_else(|| "must be pack or spread".to_owned())
+}
+
+fn parse_attribute(text: &str) -> Result<Attribute, String> {
+    let (name, value) = text.split_once('=').ok_or("must be NAME=VALUE")?;
+    let name = AttributeName::parse(name).map_err(|bad| bad.to_string())?;
+    Ok(Attribute { name, value: Attribute::parse_value(value)? })
+}
+
+/// A failure about a domain.
+fn about(domain: &str, failure: impl Into<Failure>) -> Failure {
+    let failure = failure.into();
+    Failure { text: format!("{}: {}", printable(domain), failure.text), ..failure }
+}
+
+fn failure(text: impl Into<String>, hint: impl Into<String>) -> Failure {
+    Failure { text: text.into(), hint: Some(hint.into()), ..Failure::default() }
+}
+
+/// The domain as it runs.
+fn running(name: &str, otherwise: &str) -> Result<Domain, Failure> {
+    let domain = format!("--domain={name}");
+    let state = virsh(&["domstate", &domain])?;
+    if !matches!(state.trim(), "running" | "idle" | "paused" | "pmsuspended") {
+        let text = format!("{}: does not run ({})", printable(name), printable(state.trim()));
+        return Err(failure(text, otherwise));
+    }
+    Domain::read(virsh(&["dumpxml", &domain])?.as_bytes()).map_err(|refusal| about(name, refusal))
+}
+
+fn only_root() -> Result<(), Failure> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    Err(failure("only root may make and remove devices", "call it with sudo"))
+}
+
+pub(super) fn attach(host: &Host, arguments: &Attach) -> Result<String, Failure> {
+    only_root()?;
+    let config = config(host)?;
+    let records = Records::new(host);
+    let context = Context { host, records: &records, waits: config.waits };
+    let unstarted = format!(
+        "virt-mdev assign gives a device to its next start: virt-mdev assign {} …",
+        printable(&arguments.domain)
+    );
+    let domain = running(&arguments.domain, &unstarted)?;
+    let name = printable(&domain.name).to_string();
+    let wanted = Wanted {
+        uuid: None,
+        wish: arguments.wish.clone(),
+        parents: arguments.parent.clone(),
+        placement: arguments.placement,
+        numa: arguments.numa,
+        keep: false,
+        relocate: false,
+        attributes: arguments.attribute.clone(),
+        arguments: Vec::new(),
+    };
+    let own = i32::try_from(std::process::id()).ok().and_then(|pid| daemon::process(host, pid));
+    let own = own.ok_or_else(|| failure("cannot find this very process in /proc", "is /proc mounted?"))?;
+    // Before the device is, so that nothing is missed.
+    let watch = Watch::start(host);
+    let made = attach::make(context, config, &domain, &wanted, &fresh_uuid(host)?, Answers::Attach(own))
+        .map_err(|refusal| about(&name, refusal))?;
+    let done = plug(context, config, &domain, &made, watch, arguments);
+    let Err(failed) = done else { return done };
+    let undone = take(context, &domain.uuid, &made.device, context.waits.release);
+    let left = match &undone {
+        Ok(undone) => undone.left.iter().map(|left| left.why.to_string()).next(),
+        Err(trouble) => Some(trouble.to_string()),
+    };
+    Err(match left {
+        None => about(&name, failed),
+        Some(why) => {
+            let text = format!("{}; and device {} cannot be removed: {why}", failed.text, made.device);
+            about(&name, Failure { text, ..failed })
+        }
+    })
+}
+
+/// From a device that is there to one that the domain has.
+fn plug(
+    context: Context<'_>,
+    config: Config,
+    domain: &Domain,
+    made: &Made,
+    watch: Option<Watch>,
+    arguments: &Attach,
+) -> Result<String, Failure> {
+    let Made { device, place, api } = made;
+    attach::label(context, config, domain, device, watch)?;
+    let xml = hostdev(device, api);
+    if arguments.prepare_only {
+        let keep = Duration::from_secs(arguments.keep_for.into());
+        let until = u64::try_from((context.host.now() + keep).as_millis()).unwrap_or(u64::MAX);
+        answer(context, &domain.uuid, device, Answers::ByHand { until })?;
+        return Ok(xml);
+    }
+    on_live("attach-device", &domain.uuid, &xml)?;
+    let mut said = format!("{}: attached {device}, {place}\n", printable(&domain.name));
+    // The domain has it: that this cannot be written down is no reason to take it away again.
+    if let Err(trouble) = answer(context, &domain.uuid, device, Answers::Plugged) {
+        let _ = writeln!(said, "warning: {trouble}");
+    }
+    Ok(said)
+}
+
+/// `virsh attach-device` or `detach-device`, of a domain that runs.
+fn on_live(verb: &str, domain: &DomainUuid, xml: &str) -> Result<(), Failure> {
+    let file = XmlFile::new(xml)?;
+    let path = file.path();
+    let done = virsh(&[verb, &format!("--domain={domain}"), &format!("--file={path}"), "--live"]);
+    // Nobody has a file of that name.
+    done.map(drop)
+        .map_err(|failed| Failure { text: failed.text.replace(&format!(" from {path}"), ""), ..failed })
+}
+
+/// The kernel's own: no random numbers of ours.
+fn fresh_uuid(host: &Host) -> Result<MdevUuid, Failure> {
+    let text = host.read("proc/sys/kernel/random/uuid")?;
+    MdevUuid::parse(text.trim())
+        .map_err(|bad| failure(format!("the kernel's uuid: {bad}"), "is /proc mounted?"))
+}
+
+/// The `<hostdev>` of a device.
+fn hostdev(device: &DeviceId, api: &str) -> String {
+    match device {
+        DeviceId::Mdev(uuid) => {
+            let model = if api.is_empty() { "vfio-pci" } else { api };
+            format!(
+                "<hostdev mode='subsystem' type='mdev' model='{model}'>\n  <source>\n    <address uuid='{uuid}'/>\n  </source>\n</hostdev>\n"
+            )
+        }
+        DeviceId::Vf(address) => {
+            let text = address.to_string();
+            let mut parts = text.split([':', '.']);
+            let mut part = || parts.next().unwrap_or_default();
+            format!(
+                "<hostdev mode='subsystem' type='pci' managed='no'>\n  <source>\n    <address domain='0x{}' bus='0x{}' slot='0x{}' function='0x{}'/>\n  </source>\n</hostdev>\n",
+                part(),
+                part(),
+                part(),
+                part()
+            )
+        }
+    }
+}
+
+/// Whether a record has the device, and whether we made it.
+fn recorded(record: Option<&Record>, device: &DeviceId) -> Option<bool> {
+    record?.devices().find(|(its, ..)| *its == device).map(|(_, _, made, _)| made)
+}
+
+pub(super) fn detach(host: &Host, arguments: &Detach) -> Result<String, Failure> {
+    only_root()?;
+    let config = config(host)?;
+    let records = Records::new(host);
+    let context = Context { host, records: &records, waits: config.waits };
+    let (device, wait) = (&arguments.device, Duration::from_secs(arguments.wait.into()));
+    let domain = running(
+        &arguments.domain,
+        "its devices went with it; `virt-mdev unassign` takes one out of its definition",
+    )?;
+    let name = printable(&domain.name).to_string();
+    let record = records.read(&domain.uuid)?;
+    let made = recorded(record.as_ref(), device);
+    if domain.has_hostdev(device) {
+        if made.is_some() {
+            // A guest that answers late lets it go behind our back.
+            answer(context, &domain.uuid, device, Answers::Plugged)?;
+        }
+        let api = host_api(&domain, device);
+        on_live("detach-device", &domain.uuid, &hostdev(device, &api))
+            .map_err(|failure| about(&name, failure))?;
+        let held = || made == Some(true) && holders::is_held(host, device).unwrap_or(false);
+        let of = format!("--domain={}", domain.uuid);
+        let ended = let_go(&name, &of, device, wait, &held)?;
+        if ended {
+            return Ok(format!("{name}: has ended, and its devices with it\n"));
+        }
+    } else if made.is_none() {
+        let has = domain.mdevs.iter().map(|its| its.uuid.to_string()).collect::<Vec<_>>();
+        let hint =
+            if has.is_empty() { "it has none".to_owned() } else { format!("it has {}", has.join(", ")) };
+        return Err(failure(format!("{name}: has no device {device}"), hint));
+    }
+    if made.is_none() {
+        return Ok(format!("{name}: detached {device}, which stays: virt-mdev did not make it\n"));
+    }
+    let undone = take(context, &domain.uuid, device, context.waits.release)?;
+    match undone.left.into_iter().next() {
+        Some(left) => Err(failure(
+            format!("{name}: has let go of {device}, and it cannot be removed: {}", left.why),
+            "it stays recorded and is tried again; `virt-mdev list` shows it",
+        )),
+        None if made == Some(false) => {
+            Ok(format!("{name}: detached {device}, which stays: virt-mdev did not make it\n"))
+        }
+        None if undone.done.is_empty() => Ok(format!("{name}: detached {device}\n")),
+        None => Ok(undone
+            .done
+            .iter()
+            .fold(String::new(), |said, step| said + &format!("{name}: detached, {step}\n"))),
+    }
+}
+
+fn host_api(domain: &Domain, device: &DeviceId) -> String {
+    let its = |uuid: &MdevUuid| matches!(device, DeviceId::Mdev(its) if its == uuid);
+    domain
+        .mdevs
+        .iter()
+        .find(|hostdev| its(&hostdev.uuid))
+        .map(|hostdev| hostdev.model.clone())
+        .unwrap_or_default()
+}
+
+/// Waits until the domain has the device no more. `Ok(true)`: it has ended. libvirt takes the device out of its XML
+/// when QEMU says that the guest has let it go (`DEVICE_DELETED`), and virsh waits for that for a few seconds only.
+/// `held`: somebody has it open; asked once libvirt says that the domain has not.
+fn let_go(
+    name: &str,
+    of: &str,
+    device: &DeviceId,
+    wait: Duration,
+    held: &dyn Fn() -> bool,
+) -> Result<bool, Failure> {
+    let begun = Instant::now();
+    let mut stderr = io::stderr().lock();
+    let terminal = stderr.is_terminal();
+    let mut told = false;
+    let done = loop {
+        match virsh(&["domstate", of]) {
+            Ok(state) if state.trim() == "shut off" => break Ok(true),
+            // A transient domain that has ended is none.
+            Err(failure)
+                if failure.text.contains("Domain not found")
+                    || failure.text.contains("failed to get domain") =>
+            {
+                break Ok(true);
+            }
+            Err(failure) => break Err(about(name, failure)),
+            Ok(_) => {}
+        }
+        let xml = virsh(&["dumpxml", of]).map_err(|failure| about(name, failure))?;
+        let domain = Domain::read(xml.as_bytes()).map_err(|refusal| about(name, refusal))?;
+        if !domain.has_hostdev(device) && !held() {
+            break Ok(false);
+        }
+        let waited = begun.elapsed();
+        if waited >= wait {
+            break Err(failure(
+                format!(
+                    "{name}: the guest has not let go of {device} within {} s; the domain still has it",
+                    wait.as_secs()
+                ),
+                "an operating system that answers hot-unplug must run in it; if it lets go later, `virt-mdev reconcile` (a timer runs it) takes the device away",
+            ));
+        }
+        if terminal {
+            let _ = write!(
+                stderr,
+                "\r{name}: waiting for the guest to let go of {device}: {} s of {} ",
+                waited.as_secs(),
+                wait.as_secs()
+            );
+        } else if !told {
+            let _ = writeln!(
+                stderr,
+                "{name}: waiting for the guest to let go of {device}, {} s at most",
+                wait.as_secs()
+            );
+        }
+        told = true;
+        sleep(LOOK_AGAIN.min(wait.saturating_sub(waited)));
+    };
+    if terminal && told {
+        let _ = writeln!(stderr);
+    }
+    done
+}
