@@ -268,6 +268,26 @@ fn why(
     format!("{name}{left}, {reason}")
 }
 
+/// A refusal for want of a parent that fits: a named one may come, or, where none is named, another. `types`: what else.
+fn may_come(
+    request: &Request,
+    wanted: &Wanted,
+    sight: &Sight,
+    refusal: Refusal,
+    types: Option<Awaited>,
+) -> Refusal {
+    let by_uuid = matches!(request.device, DeviceId::Mdev(_));
+    let awaited = match (sight.missing.as_slice(), wanted.parents.as_slice()) {
+        ([_, ..], _) => Some(Awaited::Parents(sight.missing.iter().map(|(name, _)| name.clone()).collect())),
+        (_, []) if by_uuid => Some(Awaited::Type { wish: wanted.wish.clone(), numa: wanted.numa }),
+        _ => types,
+    };
+    match awaited {
+        Some(awaited) => refusal.until(awaited),
+        None => refusal,
+    }
+}
+
 /// The offers that come into question, or why there are none.
 fn fitting(request: &Request, wanted: &Wanted, sight: &Sight) -> Result<Vec<Offer>, Refusal> {
     if sight.parents.is_empty() {
@@ -303,21 +323,16 @@ fn fitting(request: &Request, wanted: &Wanted, sight: &Sight) -> Result<Vec<Offe
             return Err(Refusal::NoRoom { what, place: card, left, hint: None });
         }
         let meant = nearest(&wanted.wish.to_string(), names);
-        let awaited = match (sight.missing.as_slice(), wanted.parents.as_slice()) {
-            ([_, ..], _) => {
-                Some(Awaited::Parents(sight.missing.iter().map(|(name, _)| name.clone()).collect()))
-            }
-            (_, []) if by_uuid => Some(Awaited::Type(wanted.wish.clone())),
-            _ if sight.known.is_empty() => Some(Awaited::Types(sight.parents.clone())),
-            // A parent that has types has them all.
-            _ => None,
-        };
+        let types = (!sight.untyped.is_empty()).then(|| Awaited::Types(sight.untyped.clone()));
         let (wish, parents, known) = (wanted.wish.clone(), sight.parents.clone(), sight.known.clone());
-        let refusal = Refusal::NoSuchType { wish, parents, known, meant };
-        return Err(match awaited {
-            Some(awaited) => refusal.until(awaited),
-            None => refusal,
-        });
+        // A parent that has types has them all.
+        return Err(may_come(
+            request,
+            wanted,
+            sight,
+            Refusal::NoSuchType { wish, parents, known, meant },
+            types,
+        ));
     };
     let offers: Vec<Offer> = sight.offers.iter().filter(|offer| offer.fit == fit).cloned().collect();
     for offer in &offers {
@@ -340,11 +355,12 @@ fn fitting(request: &Request, wanted: &Wanted, sight: &Sight) -> Result<Vec<Offe
             let (here, elsewhere): (Vec<_>, Vec<_>) =
                 offers.into_iter().partition(|offer| offer.numa == Some(numa));
             if here.is_empty() {
-                return Err(Refusal::NotOnNode {
+                let refusal = Refusal::NotOnNode {
                     wish: wanted.wish.clone(),
                     numa,
                     elsewhere: elsewhere.iter().map(|offer| offer.place.parent.to_string()).collect(),
-                });
+                };
+                return Err(may_come(request, wanted, sight, refusal, None));
             }
             Ok(here)
         }

@@ -11,6 +11,7 @@ use crate::host::Host;
 use crate::host::udev::Arrivals;
 use crate::ids::{Parent, TypeWish};
 use crate::record::{Missing, Records};
+use crate::seen::Offer;
 use crate::words::{list, printable};
 
 /// What a start needs and what may come.
@@ -20,8 +21,13 @@ pub enum Awaited {
     Parents(Vec<Parent>),
     /// The list of types of one of these parents, which have none.
     Types(Vec<Parent>),
-    /// A parent, whichever, that offers this type.
-    Type(TypeWish),
+    /// A parent, whichever, that offers this type, on this NUMA node where that matters.
+    Type {
+        /// The type.
+        wish: TypeWish,
+        /// The node.
+        numa: Option<u32>,
+    },
     /// Any parent at all.
     AnyParent,
 }
@@ -33,7 +39,10 @@ impl fmt::Display for Awaited {
             Self::Parents(parents) if parents.len() > 1 => write!(f, "one of the parents {}", names(parents)),
             Self::Parents(parents) => write!(f, "the parent {}", names(parents)),
             Self::Types(parents) => write!(f, "the types of {}", names(parents)),
-            Self::Type(wish) => write!(f, "a parent with the type \"{}\"", printable(&wish.to_string())),
+            Self::Type { wish, numa } => {
+                write!(f, "a parent with the type \"{}\"", printable(&wish.to_string()))?;
+                numa.map_or(Ok(()), |numa| write!(f, " on NUMA node {numa}"))
+            }
             Self::AnyParent => f.write_str("a parent"),
         }
     }
@@ -46,7 +55,7 @@ impl Awaited {
             Self::Parents(parents) | Self::Types(parents) => {
                 parents.first().map_or(Missing::AnyParent, Missing::Parent)
             }
-            Self::Type(_) | Self::AnyParent => Missing::AnyParent,
+            Self::Type { .. } | Self::AnyParent => Missing::AnyParent,
         }
     }
 
@@ -61,9 +70,10 @@ impl Awaited {
         match self {
             Self::Parents(parents) => parents.iter().any(there),
             Self::Types(parents) => parents.iter().any(typed),
-            Self::Type(wish) => backend::parents(host).map_or(true, |parents| {
+            Self::Type { wish, numa } => backend::parents(host).map_or(true, |parents| {
+                let there = |offer: &Offer| numa.is_none() || offer.numa == *numa;
                 let offers = |(backend, parent): &(backend::Backend, Parent)| {
-                    backend.offers(host, parent, wish, false).is_ok_and(|offers| !offers.is_empty())
+                    backend.offers(host, parent, wish, false).is_ok_and(|offers| offers.iter().any(there))
                 };
                 parents.iter().any(offers)
             }),

@@ -122,6 +122,8 @@ pub struct Sight {
     pub missing: Vec<(Parent, Absent)>,
     /// Where nothing fits: the types that those parents do offer, as `id` or `id "name"`.
     pub known: Vec<String>,
+    /// And those of them that offer no type at all, as before their vendor's service runs.
+    pub untyped: Vec<Parent>,
     /// Where a virtual function lists no such type: who has the functions of its card. It lists only what fits now.
     pub card_holders: Vec<Holder>,
     /// And that card.

@@ -160,7 +160,11 @@ fn offers(
     // The rest is for the words of a refusal only.
     if sight.offers.is_empty() {
         for (backend, parent) in &parents {
-            for known in backend.known(host, parent)? {
+            let types = backend.known(host, parent)?;
+            if types.is_empty() {
+                sight.untyped.push(parent.clone());
+            }
+            for known in types {
                 if !sight.known.contains(&known) {
                     sight.known.push(known);
                 }
