@@ -1,4 +1,4 @@
-//! The only `use quick_xml`: one streaming pass over the domain's XML.
+//! One streaming pass over the domain's XML.
 
 use quick_xml::XmlVersion;
 use quick_xml::escape::resolve_predefined_entity;
@@ -16,16 +16,16 @@ use crate::refusal::{Refusal, nearest};
 pub const MAX_XML: usize = 4 * 1024 * 1024;
 
 /// Domain XML is about ten levels deep; metadata of others may be deeper, but not without end.
-const MAX_DEPTH: usize = 256;
+pub(super) const MAX_DEPTH: usize = 256;
 
 /// No machine that QEMU emulates has room for more.
 const MAX_DEVICES: usize = 256;
 
-const QEMU: &str = "http://libvirt.org/schemas/domain/qemu/1.0";
+pub(super) const QEMU: &str = "http://libvirt.org/schemas/domain/qemu/1.0";
 
 /// Where in the document we are, as far as it concerns us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum At {
+pub(super) enum At {
     Domain,
     Name,
     Uuid,
@@ -127,7 +127,7 @@ pub(super) fn read(text: &str) -> Result<Domain, Refusal> {
     found.finish()
 }
 
-fn malformed(reader: &NsReader<&[u8]>, why: &dyn std::fmt::Display) -> Refusal {
+pub(super) fn malformed(reader: &NsReader<&[u8]>, why: &dyn std::fmt::Display) -> Refusal {
     Refusal::XmlMalformed { at: reader.buffer_position(), why: why.to_string() }
 }
 
@@ -147,7 +147,7 @@ fn resolve<'b>(
         .ok_or_else(|| malformed(reader, &format!("the entity &{name}; is not declared anywhere")))
 }
 
-fn root(reader: &NsReader<&[u8]>, start: &BytesStart<'_>) -> Result<At, Refusal> {
+pub(super) fn root(reader: &NsReader<&[u8]>, start: &BytesStart<'_>) -> Result<At, Refusal> {
     match reader.resolver().resolve_element(start.name()) {
         (ResolveResult::Unbound, name) if name.as_ref() == b"domain" => Ok(At::Domain),
         (_, name) => Err(Refusal::XmlNotADomain(String::from_utf8_lossy(name.as_ref()).into_owned())),
@@ -156,7 +156,11 @@ fn root(reader: &NsReader<&[u8]>, start: &BytesStart<'_>) -> Result<At, Refusal>
 
 /// The XML attributes of an element, entities decoded, `xmlns` left out. With `ours`, attributes of foreign
 /// namespaces are left out too: they are not ours to judge.
-fn attributes(reader: &NsReader<&[u8]>, start: &BytesStart<'_>, ours: bool) -> Result<Given, Refusal> {
+pub(super) fn attributes(
+    reader: &NsReader<&[u8]>,
+    start: &BytesStart<'_>,
+    ours: bool,
+) -> Result<Given, Refusal> {
     let mut given = Given::new();
     for attribute in start.attributes() {
         let attribute = attribute.map_err(|error| malformed(reader, &error))?;
@@ -396,7 +400,7 @@ impl Found {
     }
 }
 
-fn in_namespace(reader: &NsReader<&[u8]>, start: &BytesStart<'_>, wanted: &str) -> bool {
+pub(super) fn in_namespace(reader: &NsReader<&[u8]>, start: &BytesStart<'_>, wanted: &str) -> bool {
     match reader.resolver().resolve_element(start.name()).0 {
         ResolveResult::Bound(Namespace(uri)) => uri == wanted.as_bytes(),
         ResolveResult::Unbound => wanted.is_empty(),
@@ -404,7 +408,7 @@ fn in_namespace(reader: &NsReader<&[u8]>, start: &BytesStart<'_>, wanted: &str) 
     }
 }
 
-fn unknown_element(parent: &str, start: &BytesStart<'_>, known: &'static str) -> Refusal {
+pub(super) fn unknown_element(parent: &str, start: &BytesStart<'_>, known: &'static str) -> Refusal {
     let element = String::from_utf8_lossy(start.local_name().as_ref()).into_owned();
     let meant = nearest(&element, [known]);
     Refusal::UnknownElement { parent: parent.to_owned(), element, meant }
