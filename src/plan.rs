@@ -288,8 +288,8 @@ fn may_come(
     }
 }
 
-/// The offers that come into question, or why there are none.
-fn fitting(request: &Request, wanted: &Wanted, sight: &Sight) -> Result<Vec<Offer>, Refusal> {
+/// The offers that come into question, with room or without, or why there are none.
+pub fn fitting(request: &Request, wanted: &Wanted, sight: &Sight) -> Result<Vec<Offer>, Refusal> {
     if sight.parents.is_empty() {
         return Err(match sight.missing.first() {
             Some((parent, absent)) => {

@@ -71,6 +71,11 @@ pub fn creatable(host: &Host, parent: &Parent) -> Result<Vec<Row>, Trouble> {
     Ok(listing.rows)
 }
 
+/// A type on a function.
+pub fn place(function: &Parent, kind: TypeId) -> Place {
+    Place { backend: Backend::Nvidia, parent: function.clone(), kind, arguments: String::new(), name: None }
+}
+
 /// The types that fit a wish.
 pub fn offers(host: &Host, parent: &Parent, wish: &TypeWish) -> Result<Vec<Offer>, Trouble> {
     Ok(creatable(host, parent)?
@@ -78,13 +83,7 @@ pub fn offers(host: &Host, parent: &Parent, wish: &TypeWish) -> Result<Vec<Offer
         .filter_map(|row| {
             let kind = TypeId::parse(&row.id.to_string()).ok()?;
             let fit = wish.matches(&kind, row.name.as_deref())?;
-            let place = Place {
-                backend: Backend::Nvidia,
-                parent: parent.clone(),
-                kind,
-                arguments: String::new(),
-                name: None,
-            };
+            let place = place(parent, kind);
             Some(Offer {
                 fit,
                 name: row.name,
@@ -134,7 +133,7 @@ pub fn existing(host: &Host, address: &PciAddress) -> Result<Option<Existing>, T
         return Ok(None);
     }
     Ok(current(host, &parent)?.map(|kind| Existing {
-        place: Place { backend: Backend::Nvidia, parent, kind, arguments: String::new(), name: None },
+        place: place(&parent, kind),
         typed: true,
         name: None,
         api: String::new(),

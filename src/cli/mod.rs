@@ -8,16 +8,20 @@ use clap::{Parser, Subcommand};
 
 use crate::config::Config;
 use crate::host::{Host, child};
+use crate::ids::DeviceId;
 use crate::refusal::Refusal;
 
+pub mod assign;
 mod attach;
 pub mod autostart;
+mod definition;
 mod doctor;
 mod list;
 pub mod plan;
 pub mod reconcile;
 mod table;
 mod types;
+mod unassign;
 pub mod virsh;
 
 #[derive(Parser)]
@@ -49,6 +53,24 @@ enum Verb {
         /// Print JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Give a domain a device, in its definition: nobody has to type a UUID
+    #[command(
+        before_help = "Example: virt-mdev assign vm1 \"Dual port serial\" --start",
+        override_usage = "virt-mdev assign [OPTIONS] <VM> <TYPE>\n       virt-mdev assign --fresh <VM>"
+    )]
+    Assign(assign::Assign),
+    /// Take a device out of a domain's definition
+    #[command(before_help = "Example: virt-mdev unassign vm1")]
+    Unassign {
+        /// Name or UUID of the domain
+        vm: String,
+        /// UUIDs of devices, or PCI addresses of virtual functions; not needed where the domain has one
+        #[arg(value_name = "UUID|ADDRESS", value_parser = DeviceId::parse)]
+        devices: Vec<DeviceId>,
+        /// All that it has from virt-mdev
+        #[arg(long, conflicts_with = "devices")]
+        all: bool,
     },
     /// What on this host would keep a domain from its devices, and how to mend it
     #[command(before_help = "Example: virt-mdev doctor")]
@@ -118,6 +140,8 @@ pub fn main() -> ExitCode {
     let printed = match &arguments.verb {
         Verb::Types { json } => types::run(&host, *json),
         Verb::List { json } => list::run(&host, *json),
+        Verb::Assign(asked) => assign::run(&host, asked),
+        Verb::Unassign { vm, devices, all } => unassign::run(&host, vm, devices, *all),
         Verb::Doctor => doctor::run(&host),
         Verb::Autostart { parent } => autostart::run(&host, parent),
         Verb::Attach(attach) => attach::attach(&host, attach),

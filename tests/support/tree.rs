@@ -49,7 +49,7 @@ impl Tree {
         self.root.path().join(relative)
     }
 
-    fn write(&self, relative: &str, content: &str) {
+    pub fn write(&self, relative: &str, content: &str) {
         let path = self.path(relative);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, content).unwrap();

@@ -1,0 +1,306 @@
+//! `virt-mdev assign`: gives a domain devices, in its persistent definition. Nobody has to type a UUID.
+
+mod choose;
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use clap::Args;
+
+use super::definition::{Definition, about};
+use super::{Failure, config};
+use crate::backend::nvidia;
+use crate::domain::edit::Editable;
+use crate::domain::{Assigned, Attribute, Domain, Placement, Wanted, snippet};
+use crate::host::Host;
+use crate::ids::{AttributeName, DeviceId, MdevUuid, Parent, TypeWish};
+use crate::refusal::Refusal;
+use crate::request::requests;
+use crate::words::printable;
+
+/// Where the kernel makes random UUIDs.
+const RANDOM: &str = "proc/sys/kernel/random/uuid";
+
+/// What a person asks for.
+#[derive(Debug, Clone, Args)]
+pub struct Assign {
+    /// Name or UUID of the domain
+    pub vm: String,
+    /// The type's id or the vendor's name for it; `virt-mdev types` shows them
+    #[arg(value_name = "TYPE", required_unless_present = "fresh", value_parser = parsed(TypeWish::parse))]
+    pub wish: Option<TypeWish>,
+    /// On this parent, or on the first of several that has room
+    #[arg(long = "parent", value_name = "PARENT", value_parser = parsed(Parent::parse))]
+    pub parents: Vec<Parent>,
+    /// How many such devices
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub count: u16,
+    /// A driver attribute; several are written in their order
+    #[arg(long = "attribute", value_name = "NAME=VALUE", value_parser = attribute)]
+    pub attributes: Vec<Attribute>,
+    /// On the fullest card that fits, or on the emptiest
+    #[arg(long, value_name = "pack|spread", value_parser = placement)]
+    pub placement: Option<Placement>,
+    /// Only on parents of this NUMA node
+    #[arg(long, value_name = "NODE")]
+    pub numa: Option<u32>,
+    /// Leave the device when the domain ends, for its next start
+    #[arg(long)]
+    pub keep: bool,
+    /// Only print the XML; change nothing
+    #[arg(long)]
+    pub print: bool,
+    /// Start the domain afterwards
+    #[arg(long, conflicts_with = "print")]
+    pub start: bool,
+    /// Even if this host does not offer the type
+    #[arg(long)]
+    pub force: bool,
+    /// Instead: give the devices that a cloned domain has new UUIDs
+    #[arg(long, conflicts_with_all = ["wish", "parents", "count", "attributes", "placement", "numa", "keep", "print", "force"])]
+    pub fresh: bool,
+}
+
+fn parsed<T: Clone + Send + Sync + 'static>(
+    parse: fn(&str) -> Result<T, crate::ids::Malformed>,
+) -> impl Fn(&str) -> Result<T, crate::ids::Malformed> + Clone + Send + Sync + 'static {
+    parse
+}
+
+fn attribute(text: &str) -> Result<Attribute, String> {
+    let (name, value) = text.split_once('=').ok_or("must be NAME=VALUE")?;
+    let name = AttributeName::parse(name).map_err(|bad| bad.to_string())?;
+    Ok(Attribute { name, value: Attribute::parse_value(value)? })
+}
+
+fn placement(text: &str) -> Result<Placement, &'static str> {
+    Placement::parse(text).ok_or("must be pack or spread")
+}
+
+pub(super) fn run(host: &Host, asked: &Assign) -> Result<String, Failure> {
+    let definition = Definition::of(&asked.vm)?;
+    let name = printable(&definition.name).to_string();
+    let in_domain = |failure: Failure| about(&definition.name, failure);
+    let (xml, mut said) = match &asked.wish {
+        Some(wish) => {
+            let (devices, notes) = devices(host, &definition.xml, wish, asked).map_err(in_domain)?;
+            let xml = changed(host, &definition.xml, &devices, asked.force).map_err(in_domain)?;
+            if asked.print {
+                notes.iter().for_each(|note| log::warn!("{note}"));
+                return Ok(snippet(&devices));
+            }
+            let mut said = String::new();
+            for assigned in &devices {
+                let _ = writeln!(
+                    said,
+                    "{name}: assigned {} as {}",
+                    assigned.device,
+                    printable(&wish.to_string())
+                );
+            }
+            for note in notes {
+                let _ = writeln!(said, "note: {note}");
+            }
+            (xml, said)
+        }
+        None => fresh(host, &definition.name, &definition.xml).map_err(in_domain)?,
+    };
+    definition.change(&xml)?;
+    if asked.start {
+        return definition.start(said);
+    }
+    said.push_str(&definition.notes());
+    Ok(said)
+}
+
+/// The devices that are put into a domain, and what a person may not expect of them.
+pub fn devices(
+    host: &Host,
+    xml: &str,
+    wish: &TypeWish,
+    asked: &Assign,
+) -> Result<(Vec<Assigned>, Vec<String>), Failure> {
+    let wanted = Wanted {
+        uuid: None,
+        wish: wish.clone(),
+        parents: asked.parents.clone(),
+        placement: asked.placement,
+        numa: asked.numa,
+        keep: asked.keep,
+        relocate: false,
+        attributes: asked.attributes.clone(),
+        arguments: Vec::new(),
+    };
+    let count = usize::from(asked.count);
+    let chosen = choose::choose(host, xml, &wanted, count, config(host)?.placement);
+    let (chosen, mut notes) = match chosen {
+        Ok(chosen) => (chosen, Vec::new()),
+        Err(refusal) if asked.force => {
+            (choose::unseen(host, &wanted, count), vec![format!("forced: {refusal}")])
+        }
+        Err(refusal) => {
+            let refused = Failure::from(refusal);
+            return Err(Failure { hint: refused.hint.or_else(|| Some(FORCE.to_owned())), ..refused });
+        }
+    };
+    Ok(match chosen {
+        choose::Chosen::Mdev { model, full } => {
+            let mut devices = Vec::new();
+            for _ in 0..count {
+                let uuid = random_uuid(host)?;
+                let wanted = Wanted { uuid: Some(uuid.clone()), ..wanted.clone() };
+                devices.push(Assigned { wanted, device: DeviceId::Mdev(uuid), model: model.clone() });
+            }
+            if full {
+                notes
+                    .push("there is no room for it at present: `virt-mdev list` shows who has it".to_owned());
+            }
+            (devices, notes)
+        }
+        choose::Chosen::Functions(functions) => {
+            let assigned = |function: crate::ids::PciAddress| Assigned {
+                // There is nothing left to choose, and the XML may not say it.
+                wanted: Wanted {
+                    parents: vec![function.as_parent()],
+                    placement: None,
+                    numa: None,
+                    ..wanted.clone()
+                },
+                device: DeviceId::Vf(function),
+                model: String::new(),
+            };
+            (functions.into_iter().map(assigned).collect(), notes)
+        }
+    })
+}
+
+const FORCE: &str = "--force writes it all the same";
+
+/// The definition with the devices in it, judged as a start would judge it: what is refused there is not written here.
+pub fn changed(host: &Host, before: &str, devices: &[Assigned], force: bool) -> Result<String, Failure> {
+    let after = Editable::read(before)?.assign(devices);
+    let judge = |xml: &str| -> Result<(), Refusal> {
+        let domain = Domain::read(xml.as_bytes())?;
+        requests(&domain, |address| nvidia::function(host, address)).map(drop)
+    };
+    match (judge(&after), judge(before)) {
+        (Ok(()), _) => Ok(after),
+        // It would not have started before.
+        (Err(refusal), Err(_)) => {
+            log::warn!("the domain will not start like that: {refusal}");
+            Ok(after)
+        }
+        (Err(refusal), Ok(())) if force && refusal.awaited().is_some() => Ok(after),
+        (Err(refusal), Ok(())) => Err(refusal.into()),
+    }
+}
+
+fn random_uuid(host: &Host) -> Result<MdevUuid, Failure> {
+    let text = host.read(RANDOM)?;
+    MdevUuid::parse(&text).map_err(|bad| Failure { text: format!("/{RANDOM}: {bad}"), ..Failure::default() })
+}
+
+/// The definition with new UUIDs for the mediated devices of our metadata, and what was renewed, as lines.
+fn fresh(host: &Host, name: &str, xml: &str) -> Result<(String, String), Failure> {
+    let refused =
+        |text: String, hint: &str| Err(Failure { text, hint: Some(hint.to_owned()), ..Failure::default() });
+    let editable = Editable::read(xml)?;
+    let (mut names, mut said) = (Vec::new(), String::new());
+    let name = printable(name);
+    for device in editable.devices() {
+        match &device.uuid {
+            Some(old) => {
+                let new = random_uuid(host)?;
+                let _ = writeln!(said, "{name}: {old} is now {new}");
+                names.push((old.clone(), new));
+            }
+            None => {
+                let which: Vec<String> = device.parents.iter().map(ToString::to_string).collect();
+                let which = if which.is_empty() { String::new() } else { format!(" {}", which.join(" ")) };
+                let _ = writeln!(
+                    said,
+                    "note: the virtual function{which} has no uuid and stays: unassign it, and assign another one"
+                );
+            }
+        }
+    }
+    if names.is_empty() {
+        return refused(
+            "its metadata names no device with a uuid".to_owned(),
+            "only what virt-mdev makes gets a fresh uuid",
+        );
+    }
+    let after = editable.renamed(&names);
+    let Ok(domain) = Domain::read(after.as_bytes()) else { return Ok((after, said)) };
+    let by_others = domain.mdevs.iter().map(|hostdev| &hostdev.uuid).chain(&domain.sysfsdevs);
+    let by_others: BTreeSet<_> =
+        by_others.filter(|uuid| !names.iter().any(|(_, new)| new == *uuid)).collect();
+    for uuid in by_others {
+        let _ = writeln!(
+            said,
+            "note: {uuid} is not in the metadata and stays: virt-mdev does not say what it is"
+        );
+    }
+    match names.iter().find(|(old, _)| names_it(&domain, old)) {
+        None => Ok((after, said)),
+        Some((old, _)) => refused(
+            format!("{old} stands in its XML where it cannot be renewed"),
+            "change it with `virsh edit`, in metadata and hostdev",
+        ),
+    }
+}
+
+/// Whether a domain has anything to do with a device.
+fn names_it(domain: &Domain, uuid: &MdevUuid) -> bool {
+    domain.wanted.iter().any(|wanted| wanted.uuid.as_ref() == Some(uuid))
+        || domain.mdevs.iter().any(|hostdev| hostdev.uuid == *uuid)
+        || domain.sysfsdevs.contains(uuid)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    const OLD: &str = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
+
+    fn renewed(metadata: &str, devices: &str) -> Result<(String, String), Failure> {
+        let xml = format!(
+            "<domain><name>a</name><uuid>0cd8a2ab-6c8d-4b2c-9a8e-6a2f9a7d4e01</uuid><metadata><mdev:devices \
+             xmlns:mdev='urn:virt-mdev:domain:1'>{metadata}</mdev:devices></metadata><devices>{devices}</devices></domain>"
+        );
+        fresh(&Host::at(Path::new("/")), "a", &xml)
+    }
+
+    fn hostdev(uuid: &str) -> String {
+        format!(
+            "<hostdev mode='subsystem' type='mdev' model='vfio-pci'><source><address uuid='{uuid}'/></source></hostdev>"
+        )
+    }
+
+    #[test]
+    fn a_clone_gets_new_uuids_for_what_is_in_its_metadata() {
+        let device =
+            format!("<mdev:device uuid='{OLD}' type='t'/><mdev:device type='t' parent='0000:41:00.5'/>");
+        let other = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1002";
+        let (after, said) = renewed(&device, &(hostdev(OLD) + &hostdev(other))).unwrap();
+        let new = said.lines().next().unwrap().strip_prefix(&format!("a: {OLD} is now ")).unwrap();
+        assert!(MdevUuid::parse(new).is_ok() && new != OLD);
+        assert_eq!(
+            (after.matches(OLD).count(), after.matches(new).count(), after.matches(other).count()),
+            (0, 2, 1)
+        );
+        assert!(said.contains("note: the virtual function 0000:41:00.5 has no uuid and stays"), "{said}");
+        assert!(said.contains(&format!("note: {other} is not in the metadata and stays")), "{said}");
+    }
+
+    #[test]
+    fn what_cannot_be_renewed_is_refused_whole() {
+        let refused = |metadata: &str, devices: &str| renewed(metadata, devices).unwrap_err().text;
+        assert_eq!(refused("", &hostdev(OLD)), "its metadata names no device with a uuid");
+        let device = format!("<mdev:device uuid='{OLD}' type='t'/>");
+        let spelt = hostdev(&OLD.replacen('8', "&#56;", 1));
+        assert_eq!(refused(&device, &spelt), format!("{OLD} stands in its XML where it cannot be renewed"));
+    }
+}

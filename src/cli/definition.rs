@@ -1,0 +1,167 @@
+//! A domain's persistent definition, read and changed through `virsh`.
+
+use super::Failure;
+use super::virsh::{XmlFile, virsh};
+use crate::domain::{Domain, MAX_XML};
+use crate::host::{Host, Trouble};
+use crate::ids::DomainUuid;
+use crate::words::printable;
+
+/// Where libvirt keeps the definitions of its domains.
+const DOMAINS: &str = "etc/libvirt/qemu";
+
+/// What libvirt says of a domain.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Definition {
+    pub(super) name: String,
+    pub(super) uuid: DomainUuid,
+    /// It runs, with the devices that it was started with.
+    pub(super) running: bool,
+    /// Its next start restores it, with the devices that it had.
+    saved: bool,
+    persistent: bool,
+    /// The definition, with what is secret in it.
+    pub(super) xml: String,
+}
+
+impl Definition {
+    /// Of a domain that a person has named, by its name or UUID.
+    pub(super) fn of(vm: &str) -> Result<Self, Failure> {
+        let info = virsh(&["dominfo", &format!("--domain={vm}")]).map_err(|failure| {
+            let unknown = failure.text.contains("get domain");
+            let hint = unknown.then(|| "`virsh list --all` shows the domains".to_owned());
+            about(vm, Failure { hint: failure.hint.clone().or(hint), ..failure })
+        })?;
+        let domain = Self::from_info(&info).ok_or_else(|| {
+            about(
+                vm,
+                Failure { text: "`virsh dominfo` does not say what it is".to_owned(), ..Failure::default() },
+            )
+        })?;
+        let refused = |text: String, hint: &str| {
+            Err(Failure { text, hint: Some(hint.to_owned()), ..Failure::default() })
+        };
+        let name = printable(&domain.name).to_string();
+        // To virsh a number is the id of what runs, before it is a name.
+        if domain.name != vm && !domain.uuid.to_string().eq_ignore_ascii_case(vm) {
+            return refused(
+                format!("{}: that is the id of {name} for now", printable(vm)),
+                "give its name or uuid",
+            );
+        }
+        if !domain.persistent {
+            return refused(
+                format!("{name}: the domain is transient: it has no definition that could be changed"),
+                "define it (`virsh define FILE`), or attach the device to it as it runs",
+            );
+        }
+        let xml = domain.dump()?;
+        Ok(Self { xml, ..domain })
+    }
+
+    /// Everything but the XML, from `virsh dominfo`.
+    fn from_info(info: &str) -> Option<Self> {
+        let value = |key: &str| {
+            let mut lines = info.lines().filter_map(|line| line.split_once(':'));
+            lines.find(|(word, _)| *word == key).map(|(_, value)| value.trim_start())
+        };
+        Some(Self {
+            name: value("Name")?.to_owned(),
+            uuid: DomainUuid::parse(value("UUID")?).ok()?,
+            running: value("State")? != "shut off",
+            saved: value("Managed save") == Some("yes"),
+            persistent: value("Persistent")? == "yes",
+            xml: String::new(),
+        })
+    }
+
+    fn dump(&self) -> Result<String, Failure> {
+        let domain = format!("--domain={}", self.uuid);
+        virsh(&["dumpxml", "--inactive", "--security-info", &domain])
+            .map_err(|failure| about(&self.name, failure))
+    }
+
+    /// Puts `xml` into the place of what was read, if nobody has changed that since.
+    pub(super) fn change(&self, xml: &str) -> Result<(), Failure> {
+        let refused = |text: &str, hint: &str| {
+            Err(about(
+                &self.name,
+                Failure { text: text.to_owned(), hint: Some(hint.to_owned()), ..Failure::default() },
+            ))
+        };
+        if xml.len() > MAX_XML {
+            return refused("the changed XML would be larger than 4 MiB", "libvirt takes no more");
+        }
+        if self.dump()? != self.xml {
+            return refused(
+                "somebody has changed the definition in the meantime; it is left as it is now",
+                "try again",
+            );
+        }
+        let file = XmlFile::new(xml)?;
+        let defined = virsh(&["define", &format!("--file={}", file.path())]);
+        defined.map(drop).map_err(|failure| about(&self.name, failure))
+    }
+
+    /// `virsh start`; `said` is what was told before.
+    pub(super) fn start(&self, said: String) -> Result<String, Failure> {
+        match virsh(&["start", &format!("--domain={}", self.uuid)]) {
+            Ok(_) => Ok(format!("{said}{}: started\n", printable(&self.name))),
+            Err(failure) => Err(Failure { before: said, ..about(&self.name, failure) }),
+        }
+    }
+
+    /// What a person may not expect of a change, as lines.
+    pub(super) fn notes(&self) -> String {
+        let name = printable(&self.name);
+        if self.running {
+            format!("note: {name} runs, and goes on with what it has: the change is for its next start\n")
+        } else if self.saved {
+            format!(
+                "note: {name} has a managed save, and is restored with what it had: `virsh managedsave-remove {name}` drops that\n"
+            )
+        } else {
+            String::new()
+        }
+    }
+}
+
+/// `vm1: what went wrong`, as a failure.
+pub(super) fn about(name: &str, failure: Failure) -> Failure {
+    Failure { text: format!("{}: {}", printable(name), failure.text), ..failure }
+}
+
+/// What libvirt has on file, as far as it can be read: of domains that run, too, what they will be.
+pub(super) fn all(host: &Host) -> Result<Vec<Domain>, Trouble> {
+    let files = host.names(DOMAINS)?;
+    let files = files.iter().filter(|file| file.ends_with(".xml"));
+    Ok(files
+        .filter_map(|file| Domain::read(&host.read_whole(&format!("{DOMAINS}/{file}")).ok()?).ok())
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_virsh_says_of_a_domain_is_understood() {
+        let info = "Id:             -\nName:           a: b\nUUID:           0cd8a2ab-6c8d-4b2c-9a8e-6a2f9a7d4e01\n\
+                    OS Type:        hvm\nState:          shut off\nCPU(s):         1\nPersistent:     yes\n\
+                    Autostart:      disable\nManaged save:   no\nSecurity model: apparmor\n\n";
+        let expected = Definition {
+            name: "a: b".to_owned(),
+            uuid: DomainUuid::parse("0cd8a2ab-6c8d-4b2c-9a8e-6a2f9a7d4e01").unwrap(),
+            running: false,
+            saved: false,
+            persistent: true,
+            xml: String::new(),
+        };
+        assert_eq!(Definition::from_info(info), Some(expected));
+        let other = info.replace("shut off", "paused").replace("save:   no", "save:   yes");
+        let other =
+            Definition::from_info(&other.replace("Persistent:     yes", "Persistent:     no")).unwrap();
+        assert!(other.running && other.saved && !other.persistent);
+        assert_eq!(Definition::from_info(""), None);
+    }
+}
