@@ -225,10 +225,10 @@ impl Refusal {
                 Some("a virtual function belongs to one domain at a time: pass another one through".to_owned())
             }
             Self::Held { .. } => {
-                Some("end that process; or, if this domain is a clone that has its original's uuids, give it fresh ones (`uuidgen`) in metadata and hostdev".to_owned())
+                Some("end that process; or, if this domain is a clone that has its original's uuids, give it its own: virt-mdev assign --fresh VM".to_owned())
             }
             Self::ClaimedByOther { .. } => {
-                Some("a cloned domain keeps the uuids of its original: give it fresh ones (`uuidgen`) in metadata and hostdev".to_owned())
+                Some("a cloned domain keeps the uuids of its original, until it gets its own: virt-mdev assign --fresh VM".to_owned())
             }
             Self::Definition { .. } => Some(
                 "mend that file (see mdevctl(8)), or describe the device in the domain's metadata, which goes before it".to_owned(),

@@ -21,6 +21,8 @@ use crate::words::printable;
 /// Where the kernel makes random UUIDs.
 const RANDOM: &str = "proc/sys/kernel/random/uuid";
 
+const FORCE: &str = "--force writes it all the same";
+
 /// What a person asks for.
 #[derive(Debug, Clone, Args)]
 pub struct Assign {
@@ -173,8 +175,6 @@ pub fn devices(
         }
     })
 }
-
-const FORCE: &str = "--force writes it all the same";
 
 /// The definition with the devices in it, judged as a start would judge it: what is refused there is not written here.
 pub fn changed(host: &Host, before: &str, devices: &[Assigned], force: bool) -> Result<String, Failure> {

@@ -87,7 +87,7 @@ before=$(definition vm1)
 sed "s|<name>vm1|<name>vm2|; s|$(domain_uuid vm1)|$(domain_uuid vm2)|" <<<"$before" >/run/virt-mdev-test.xml
 virsh -q define /run/virt-mdev-test.xml
 start vm1
-refused vm2 "error: vm2: device $device belongs to domain vm1"
+refused vm2 "error: vm2: device $device belongs to domain vm1" "virt-mdev assign --fresh"
 said=$(virt-mdev assign --fresh vm2)
 fresh=$(assigned vm2)
 equal "what it said" "vm2: $device is now $fresh" "$said"
