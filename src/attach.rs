@@ -5,18 +5,17 @@ use std::time::Duration;
 
 use crate::backend;
 use crate::config::Config;
-use crate::domain::{Domain, MdevHostdev, PciHostdev, Wanted};
+use crate::domain::{Domain, MdevHostdev, PciHostdev};
 use crate::execute::{self, Context};
 use crate::host::udev::Watch;
 use crate::host::{Trouble, daemon, see};
-use crate::ids::{DeviceId, DomainUuid, MdevUuid, PciAddress};
-use crate::placement;
+use crate::ids::{DeviceId, DomainUuid};
 use crate::plan::{self, Plan};
 use crate::reap;
 use crate::record::{Answers, Guard, State};
 use crate::refusal::Refusal;
 use crate::request::Request;
-use crate::seen::{Seen, Sight};
+use crate::seen::Sight;
 use crate::start;
 use crate::step::{Place, Step};
 use crate::undo::{self, Sweep, Undone};
@@ -32,17 +31,15 @@ pub struct Made {
     pub api: String,
 }
 
-/// Makes a device for a domain that runs. `answers`: who answers for it from the first step on. `uuid`: for it, if it
-/// comes to be a mediated device; a parent of the vendor's VFIO is one itself.
+/// Makes a device for a domain that runs. `answers`: who answers for it from the first step on.
 pub fn make(
     context: Context<'_>,
     config: Config,
     domain: &Domain,
-    wanted: &Wanted,
-    uuid: &MdevUuid,
+    request: &Request,
     answers: Answers,
 ) -> Result<Made, Refusal> {
-    let attempt = |sights: &mut _| make_now(context, config, domain, wanted, uuid, answers, sights);
+    let attempt = |sights: &mut _| make_now(context, config, domain, request, answers, sights);
     let mut sights = Vec::new();
     match attempt(&mut sights) {
         // What a dead start left may not stand in the way.
@@ -57,8 +54,7 @@ fn make_now(
     context: Context<'_>,
     config: Config,
     domain: &Domain,
-    wanted: &Wanted,
-    uuid: &MdevUuid,
+    request: &Request,
     answers: Answers,
     sights: &mut Vec<Sight>,
 ) -> Result<Made, Refusal> {
@@ -69,63 +65,11 @@ fn make_now(
     if is_being_started(context, &guard) {
         return Err(Refusal::BeingStarted);
     }
-    let request = |device| Request {
-        wanted: Some(Wanted { uuid: uuid_of(&device), ..wanted.clone() }),
-        device,
-        model: None,
-        opened: true,
-        managed: false,
-    };
-    let see = |requests: &[Request]| see::see(context.host, context.records, &domain.uuid, requests, false);
-    let requests = [request(DeviceId::Mdev(uuid.clone()))];
-    let seen = see(&requests)?;
+    let requests = std::slice::from_ref(request);
+    let seen = see::see(context.host, context.records, &domain.uuid, requests, false)?;
     sights.clone_from(&seen.sights);
-    let functions = functions(&seen, wanted, config);
-    if functions.is_empty() {
-        let plan = plan::prepare(&domain.uuid, &requests, &seen, config.placement)?;
-        return carry_out(context, &mut guard, domain, &plan, answers);
-    }
-    // Each of them is a parent with one place, and somebody else may be faster.
-    let mut refused = None;
-    for function in functions {
-        let requests = [request(DeviceId::Vf(function))];
-        let done = see(&requests)
-            .map_err(Refusal::from)
-            .and_then(|seen| plan::prepare(&domain.uuid, &requests, &seen, config.placement))
-            .and_then(|plan| carry_out(context, &mut guard, domain, &plan, answers));
-        match done {
-            Err(
-                refusal @ (Refusal::NoRoom { .. }
-                | Refusal::ClaimedByOther { .. }
-                | Refusal::OtherDevice { .. }
-                | Refusal::Held { .. }),
-            ) => refused = refused.or(Some(refusal)),
-            done => return done,
-        }
-    }
-    Err(refused.unwrap_or(Refusal::NoParents))
-}
-
-fn uuid_of(device: &DeviceId) -> Option<MdevUuid> {
-    match device {
-        DeviceId::Mdev(uuid) => Some(uuid.clone()),
-        DeviceId::Vf(_) => None,
-    }
-}
-
-/// Where the type is the vendor's VFIO's: the virtual functions that take it now, best first.
-fn functions(seen: &Seen, wanted: &Wanted, config: Config) -> Vec<PciAddress> {
-    let offers = seen.sights.first().map(|sight| sight.offers.as_slice()).unwrap_or_default();
-    let offers: Vec<_> = offers
-        .iter()
-        .filter(|offer| offer.place.backend == backend::Backend::Nvidia)
-        .filter(|offer| wanted.numa.is_none() || offer.numa == wanted.numa)
-        .cloned()
-        .collect();
-    let placement = wanted.placement.unwrap_or(config.placement);
-    let mut ordered = placement::order(&offers, placement, &placement::Taken::new());
-    ordered.sort_by_key(|offer| wanted.parents.iter().position(|parent| *parent == offer.place.parent));
-    ordered.iter().filter_map(|offer| PciAddress::parse(&offer.place.parent.to_string()).ok()).collect()
+    let plan = plan::prepare(&domain.uuid, requests, &seen, config.placement)?;
+    carry_out(context, &mut guard, domain, &plan, answers)
 }
 
 /// A daemon that is starting the domain has the record; whoever asks has seen an earlier run of it.

@@ -1,19 +1,18 @@
 //! `virt-mdev assign`: gives a domain devices, in its persistent definition. Nobody has to type a UUID.
 
-mod choose;
-
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use clap::Args;
 
+use super::choose::{self, Chosen, Which, parsed};
 use super::definition::{Definition, about};
 use super::{Failure, config};
 use crate::backend::nvidia;
 use crate::domain::edit::Editable;
-use crate::domain::{Assigned, Attribute, Domain, Placement, Wanted, snippet};
+use crate::domain::{Assigned, Domain, Wanted, snippet};
 use crate::host::Host;
-use crate::ids::{AttributeName, DeviceId, MdevUuid, Parent, TypeWish};
+use crate::ids::{DeviceId, MdevUuid, TypeWish};
 use crate::refusal::Refusal;
 use crate::request::requests;
 use crate::words::printable;
@@ -31,21 +30,12 @@ pub struct Assign {
     /// The type's id or the vendor's name for it; `virt-mdev types` shows them
     #[arg(value_name = "TYPE", required_unless_present = "fresh", value_parser = parsed(TypeWish::parse))]
     pub wish: Option<TypeWish>,
-    /// On this parent, or on the first of several that has room
-    #[arg(long = "parent", value_name = "PARENT", value_parser = parsed(Parent::parse))]
-    pub parents: Vec<Parent>,
     /// How many such devices
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub count: u16,
-    /// A driver attribute; several are written in their order
-    #[arg(long = "attribute", value_name = "NAME=VALUE", value_parser = attribute)]
-    pub attributes: Vec<Attribute>,
-    /// On the fullest card that fits, or on the emptiest
-    #[arg(long, value_name = "pack|spread", value_parser = placement)]
-    pub placement: Option<Placement>,
-    /// Only on parents of this NUMA node
-    #[arg(long, value_name = "NODE")]
-    pub numa: Option<u32>,
+    /// Where, and what is written into it.
+    #[command(flatten)]
+    pub which: Which,
     /// Leave the device when the domain ends, for its next start
     #[arg(long)]
     pub keep: bool,
@@ -61,22 +51,6 @@ pub struct Assign {
     /// Instead: give the devices that a cloned domain has new UUIDs
     #[arg(long, conflicts_with_all = ["wish", "parents", "count", "attributes", "placement", "numa", "keep", "print", "force"])]
     pub fresh: bool,
-}
-
-fn parsed<T: Clone + Send + Sync + 'static>(
-    parse: fn(&str) -> Result<T, crate::ids::Malformed>,
-) -> impl Fn(&str) -> Result<T, crate::ids::Malformed> + Clone + Send + Sync + 'static {
-    parse
-}
-
-fn attribute(text: &str) -> Result<Attribute, String> {
-    let (name, value) = text.split_once('=').ok_or("must be NAME=VALUE")?;
-    let name = AttributeName::parse(name).map_err(|bad| bad.to_string())?;
-    Ok(Attribute { name, value: Attribute::parse_value(value)? })
-}
-
-fn placement(text: &str) -> Result<Placement, &'static str> {
-    Placement::parse(text).ok_or("must be pack or spread")
 }
 
 pub(super) fn run(host: &Host, asked: &Assign) -> Result<String, Failure> {
@@ -122,17 +96,7 @@ pub fn devices(
     wish: &TypeWish,
     asked: &Assign,
 ) -> Result<(Vec<Assigned>, Vec<String>), Failure> {
-    let wanted = Wanted {
-        uuid: None,
-        wish: wish.clone(),
-        parents: asked.parents.clone(),
-        placement: asked.placement,
-        numa: asked.numa,
-        keep: asked.keep,
-        relocate: false,
-        attributes: asked.attributes.clone(),
-        arguments: Vec::new(),
-    };
+    let wanted = Wanted { keep: asked.keep, ..asked.which.wanted(wish) };
     let count = usize::from(asked.count);
     let chosen = choose::choose(host, xml, &wanted, count, config(host)?.placement);
     let (chosen, mut notes) = match chosen {
@@ -146,7 +110,7 @@ pub fn devices(
         }
     };
     Ok(match chosen {
-        choose::Chosen::Mdev { model, full } => {
+        Chosen::Mdev { model, full } => {
             let mut devices = Vec::new();
             for _ in 0..count {
                 let uuid = random_uuid(host)?;
@@ -159,7 +123,7 @@ pub fn devices(
             }
             (devices, notes)
         }
-        choose::Chosen::Functions(functions) => {
+        Chosen::Functions(functions) => {
             let assigned = |function: crate::ids::PciAddress| Assigned {
                 // There is nothing left to choose, and the XML may not say it.
                 wanted: Wanted {
@@ -195,7 +159,7 @@ pub fn changed(host: &Host, before: &str, devices: &[Assigned], force: bool) -> 
     }
 }
 
-fn random_uuid(host: &Host) -> Result<MdevUuid, Failure> {
+pub(super) fn random_uuid(host: &Host) -> Result<MdevUuid, Failure> {
     let text = host.read(RANDOM)?;
     MdevUuid::parse(&text).map_err(|bad| Failure { text: format!("/{RANDOM}: {bad}"), ..Failure::default() })
 }

@@ -8,16 +8,21 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
+use super::assign::random_uuid;
+use super::choose::{self, Chosen, Which, parsed};
+use super::definition::about;
 use super::virsh::{XmlFile, virsh};
 use super::{Failure, config};
 use crate::attach::{self, Made, answer, take};
 use crate::config::Config;
-use crate::domain::{Attribute, Domain, Placement, Wanted};
+use crate::domain::{Domain, Wanted, hostdev_xml};
 use crate::execute::Context;
 use crate::host::udev::Watch;
 use crate::host::{Host, daemon, holders};
-use crate::ids::{AttributeName, DeviceId, DomainUuid, MdevUuid, Parent, TypeWish};
+use crate::ids::{DeviceId, DomainUuid, MdevUuid, TypeWish};
 use crate::record::{Answers, Record, Records};
+use crate::refusal::Refusal;
+use crate::request::Request;
 use crate::words::printable;
 
 /// How often a domain is asked whether it still has the device.
@@ -29,20 +34,10 @@ pub(super) struct Attach {
     #[arg(value_name = "VM")]
     domain: String,
     /// The type's id, or the vendor's name for it
-    #[arg(value_name = "TYPE", value_parser = TypeWish::parse)]
+    #[arg(value_name = "TYPE", value_parser = parsed(TypeWish::parse))]
     wish: TypeWish,
-    /// Where; several: in order of preference
-    #[arg(long, value_parser = Parent::parse)]
-    parent: Vec<Parent>,
-    /// `pack`: the fullest card that fits; `spread`: the emptiest
-    #[arg(long, value_parser = parse_placement)]
-    placement: Option<Placement>,
-    /// Only parents on this NUMA node
-    #[arg(long, value_name = "NODE")]
-    numa: Option<u32>,
-    /// A driver's attribute, written after the device is made; several: in this order
-    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_attribute)]
-    attribute: Vec<Attribute>,
+    #[command(flatten)]
+    which: Which,
     /// Make it and print its XML, for `virsh attach-device` to be called by somebody else
     #[arg(long)]
     prepare_only: bool,
@@ -57,42 +52,33 @@ pub(super) struct Detach {
     #[arg(value_name = "VM")]
     domain: String,
     /// The device, as `virt-mdev list` names it
-    #[arg(value_name = "UUID|ADDRESS", value_parser = DeviceId::parse)]
+    #[arg(value_name = "UUID|ADDRESS", value_parser = parsed(DeviceId::parse))]
     device: DeviceId,
     /// How long the guest may take to let go
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     wait: u32,
 }
 
-fn parse_placement(text: &str) -> Result<Placement, String> {
-    Placement::parse(text).ok_or_else(|| "must be pack or spread".to_owned())
-}
-
-fn parse_attribute(text: &str) -> Result<Attribute, String> {
-    let (name, value) = text.split_once('=').ok_or("must be NAME=VALUE")?;
-    let name = AttributeName::parse(name).map_err(|bad| bad.to_string())?;
-    Ok(Attribute { name, value: Attribute::parse_value(value)? })
-}
-
-/// A failure about a domain.
-fn about(domain: &str, failure: impl Into<Failure>) -> Failure {
-    let failure = failure.into();
-    Failure { text: format!("{}: {}", printable(domain), failure.text), ..failure }
-}
-
 fn failure(text: impl Into<String>, hint: impl Into<String>) -> Failure {
     Failure { text: text.into(), hint: Some(hint.into()), ..Failure::default() }
 }
 
-/// The domain as it runs.
-fn running(name: &str, otherwise: &str) -> Result<Domain, Failure> {
-    let domain = format!("--domain={name}");
-    let state = virsh(&["domstate", &domain])?;
+/// The domain as it runs, and its XML.
+fn running(vm: &str, otherwise: &str) -> Result<(Domain, String), Failure> {
+    let of = format!("--domain={vm}");
+    let state = virsh(&["domstate", &of])?;
     if !matches!(state.trim(), "running" | "idle" | "paused" | "pmsuspended") {
-        let text = format!("{}: does not run ({})", printable(name), printable(state.trim()));
+        let text = format!("{}: does not run ({})", printable(vm), printable(state.trim()));
         return Err(failure(text, otherwise));
     }
-    Domain::read(virsh(&["dumpxml", &domain])?.as_bytes()).map_err(|refusal| about(name, refusal))
+    let xml = virsh(&["dumpxml", &of])?;
+    let domain = Domain::read(xml.as_bytes()).map_err(|refusal| about(vm, refusal.into()))?;
+    // To virsh a number is the id of what runs, before it is a name.
+    if domain.name != vm && !domain.uuid.to_string().eq_ignore_ascii_case(vm) {
+        let text = format!("{}: that is the id of {} for now", printable(vm), printable(&domain.name));
+        return Err(failure(text, "give its name or uuid"));
+    }
+    Ok((domain, xml))
 }
 
 fn only_root() -> Result<(), Failure> {
@@ -111,25 +97,23 @@ pub(super) fn attach(host: &Host, arguments: &Attach) -> Result<String, Failure>
         "virt-mdev assign gives a device to its next start: virt-mdev assign {} …",
         printable(&arguments.domain)
     );
-    let domain = running(&arguments.domain, &unstarted)?;
-    let name = printable(&domain.name).to_string();
-    let wanted = Wanted {
-        uuid: None,
-        wish: arguments.wish.clone(),
-        parents: arguments.parent.clone(),
-        placement: arguments.placement,
-        numa: arguments.numa,
-        keep: false,
-        relocate: false,
-        attributes: arguments.attribute.clone(),
-        arguments: Vec::new(),
+    let (domain, xml) = running(&arguments.domain, &unstarted)?;
+    let wanted = arguments.which.wanted(&arguments.wish);
+    let chosen = choose::choose(host, &xml, &wanted, 1, config.placement);
+    let device = match chosen.map_err(|refusal| about(&domain.name, refusal.into()))? {
+        Chosen::Mdev { .. } => DeviceId::Mdev(random_uuid(host)?),
+        Chosen::Functions(functions) => {
+            DeviceId::Vf(functions.into_iter().next().ok_or_else(|| Failure::from(Refusal::NoParents))?)
+        }
     };
+    let request =
+        Request { wanted: Some(as_of(wanted, &device)), device, model: None, opened: true, managed: false };
     let own = i32::try_from(std::process::id()).ok().and_then(|pid| daemon::process(host, pid));
     let own = own.ok_or_else(|| failure("cannot find this very process in /proc", "is /proc mounted?"))?;
     // Before the device is, so that nothing is missed.
     let watch = Watch::start(host);
-    let made = attach::make(context, config, &domain, &wanted, &fresh_uuid(host)?, Answers::Attach(own))
-        .map_err(|refusal| about(&name, refusal))?;
+    let made = attach::make(context, config, &domain, &request, Answers::Attach(own))
+        .map_err(|refusal| about(&domain.name, refusal.into()))?;
     let done = plug(context, config, &domain, &made, watch, arguments);
     let Err(failed) = done else { return done };
     let undone = take(context, &domain.uuid, &made.device, context.waits.release);
@@ -138,10 +122,10 @@ pub(super) fn attach(host: &Host, arguments: &Attach) -> Result<String, Failure>
         Err(trouble) => Some(trouble.to_string()),
     };
     Err(match left {
-        None => about(&name, failed),
+        None => about(&domain.name, failed),
         Some(why) => {
             let text = format!("{}; and device {} cannot be removed: {why}", failed.text, made.device);
-            about(&name, Failure { text, ..failed })
+            about(&domain.name, Failure { text, ..failed })
         }
     })
 }
@@ -157,7 +141,7 @@ fn plug(
 ) -> Result<String, Failure> {
     let Made { device, place, api } = made;
     attach::label(context, config, domain, device, watch)?;
-    let xml = hostdev(device, api);
+    let xml = hostdev_xml(device, if api.is_empty() { choose::USUAL_API } else { api });
     if arguments.prepare_only {
         let keep = Duration::from_secs(arguments.keep_for.into());
         let until = u64::try_from((context.host.now() + keep).as_millis()).unwrap_or(u64::MAX);
@@ -183,33 +167,12 @@ fn on_live(verb: &str, domain: &DomainUuid, xml: &str) -> Result<(), Failure> {
         .map_err(|failed| Failure { text: failed.text.replace(&format!(" from {path}"), ""), ..failed })
 }
 
-/// The kernel's own: no random numbers of ours.
-fn fresh_uuid(host: &Host) -> Result<MdevUuid, Failure> {
-    let text = host.read("proc/sys/kernel/random/uuid")?;
-    MdevUuid::parse(text.trim())
-        .map_err(|bad| failure(format!("the kernel's uuid: {bad}"), "is /proc mounted?"))
-}
-
-/// The `<hostdev>` of a device.
-fn hostdev(device: &DeviceId, api: &str) -> String {
+/// The wish as it is for that device: of a function there is nothing left to choose.
+fn as_of(wanted: Wanted, device: &DeviceId) -> Wanted {
     match device {
-        DeviceId::Mdev(uuid) => {
-            let model = if api.is_empty() { "vfio-pci" } else { api };
-            format!(
-                "<hostdev mode='subsystem' type='mdev' model='{model}'>\n  <source>\n    <address uuid='{uuid}'/>\n  </source>\n</hostdev>\n"
-            )
-        }
+        DeviceId::Mdev(uuid) => Wanted { uuid: Some(uuid.clone()), ..wanted },
         DeviceId::Vf(address) => {
-            let text = address.to_string();
-            let mut parts = text.split([':', '.']);
-            let mut part = || parts.next().unwrap_or_default();
-            format!(
-                "<hostdev mode='subsystem' type='pci' managed='no'>\n  <source>\n    <address domain='0x{}' bus='0x{}' slot='0x{}' function='0x{}'/>\n  </source>\n</hostdev>\n",
-                part(),
-                part(),
-                part(),
-                part()
-            )
+            Wanted { parents: vec![address.as_parent()], placement: None, numa: None, ..wanted }
         }
     }
 }
@@ -225,7 +188,7 @@ pub(super) fn detach(host: &Host, arguments: &Detach) -> Result<String, Failure>
     let records = Records::new(host);
     let context = Context { host, records: &records, waits: config.waits };
     let (device, wait) = (&arguments.device, Duration::from_secs(arguments.wait.into()));
-    let domain = running(
+    let (domain, _) = running(
         &arguments.domain,
         "its devices went with it; `virt-mdev unassign` takes one out of its definition",
     )?;
@@ -238,8 +201,8 @@ pub(super) fn detach(host: &Host, arguments: &Detach) -> Result<String, Failure>
             answer(context, &domain.uuid, device, Answers::Plugged)?;
         }
         let api = host_api(&domain, device);
-        on_live("detach-device", &domain.uuid, &hostdev(device, &api))
-            .map_err(|failure| about(&name, failure))?;
+        on_live("detach-device", &domain.uuid, &hostdev_xml(device, &api))
+            .map_err(|failure| about(&domain.name, failure))?;
         let held = || made == Some(true) && holders::is_held(host, device).unwrap_or(false);
         let of = format!("--domain={}", domain.uuid);
         let ended = let_go(&name, &of, device, wait, &held)?;
@@ -310,7 +273,7 @@ fn let_go(
             Ok(_) => {}
         }
         let xml = virsh(&["dumpxml", of]).map_err(|failure| about(name, failure))?;
-        let domain = Domain::read(xml.as_bytes()).map_err(|refusal| about(name, refusal))?;
+        let domain = Domain::read(xml.as_bytes()).map_err(|refusal| about(name, refusal.into()))?;
         if !domain.has_hostdev(device) && !held() {
             break Ok(false);
         }

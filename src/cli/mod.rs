@@ -14,6 +14,7 @@ use crate::refusal::Refusal;
 pub mod assign;
 mod attach;
 pub mod autostart;
+mod choose;
 mod definition;
 mod doctor;
 mod list;

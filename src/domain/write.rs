@@ -98,14 +98,20 @@ pub(super) fn device(wanted: &Wanted, prefix: &str) -> Lines {
     lines
 }
 
-/// The `<hostdev>`, in libvirt's own spelling.
+/// The `<hostdev>` of a device as a document of its own, for a domain that runs.
+pub fn hostdev_xml(device: &DeviceId, model: &str) -> String {
+    laid_out(&hostdev_of(device, model), "\n") + "\n"
+}
+
 pub(super) fn hostdev(assigned: &Assigned) -> Lines {
-    let (start, address) = match &assigned.device {
+    hostdev_of(&assigned.device, &assigned.model)
+}
+
+/// The `<hostdev>`, in libvirt's own spelling.
+fn hostdev_of(device: &DeviceId, model: &str) -> Lines {
+    let (start, address) = match device {
         DeviceId::Mdev(uuid) => (
-            format!(
-                "<hostdev mode='subsystem' type='mdev' managed='no' model='{}'>",
-                escaped(&assigned.model)
-            ),
+            format!("<hostdev mode='subsystem' type='mdev' managed='no' model='{}'>", escaped(model)),
             format!("<address uuid='{uuid}'/>"),
         ),
         DeviceId::Vf(address) => {

@@ -1,11 +1,13 @@
 //! What a type is on this host: a mediated device, made at start wherever there is room; or, of NVIDIA's vendor VFIO, a
 //! virtual function, which has to be chosen now, as libvirt wants its address in the definition.
 
+use clap::Args;
+
 use crate::backend::{self, Backend, nvidia};
 use crate::cli::definition;
-use crate::domain::{Domain, Placement, Wanted};
+use crate::domain::{Attribute, Domain, Placement, Wanted};
 use crate::host::{Host, Trouble, see};
-use crate::ids::{DeviceId, DomainUuid, MdevUuid, Parent, PciAddress, TypeWish};
+use crate::ids::{AttributeName, DeviceId, DomainUuid, Malformed, MdevUuid, Parent, PciAddress, TypeWish};
 use crate::placement::{self, Taken};
 use crate::plan;
 use crate::record::Records;
@@ -15,7 +17,58 @@ use crate::seen::{Holder, Offer};
 use crate::words::{list, printable};
 
 /// The API of nearly all types; also where a driver does not say.
-const USUAL_API: &str = "vfio-pci";
+pub(super) const USUAL_API: &str = "vfio-pci";
+
+/// Which device of a type a person asks for.
+#[derive(Debug, Clone, Args)]
+pub struct Which {
+    /// On this parent, or on the first of several that has room
+    #[arg(long = "parent", value_name = "PARENT", value_parser = parsed(Parent::parse))]
+    pub parents: Vec<Parent>,
+    /// A driver attribute; several are written in their order
+    #[arg(long = "attribute", value_name = "NAME=VALUE", value_parser = attribute)]
+    pub attributes: Vec<Attribute>,
+    /// On the fullest card that fits, or on the emptiest
+    #[arg(long, value_name = "pack|spread", value_parser = placement)]
+    pub placement: Option<Placement>,
+    /// Only on parents of this NUMA node
+    #[arg(long, value_name = "NODE")]
+    pub numa: Option<u32>,
+}
+
+impl Which {
+    /// The same as a domain's metadata would have it.
+    pub(super) fn wanted(&self, wish: &TypeWish) -> Wanted {
+        Wanted {
+            uuid: None,
+            wish: wish.clone(),
+            parents: self.parents.clone(),
+            placement: self.placement,
+            numa: self.numa,
+            keep: false,
+            relocate: false,
+            attributes: self.attributes.clone(),
+            arguments: Vec::new(),
+        }
+    }
+}
+
+/// One of our own types, as clap wants its parser.
+pub(super) fn parsed<T: Clone + Send + Sync + 'static>(
+    parse: fn(&str) -> Result<T, Malformed>,
+) -> impl Fn(&str) -> Result<T, Malformed> + Clone + Send + Sync + 'static {
+    parse
+}
+
+fn attribute(text: &str) -> Result<Attribute, String> {
+    let (name, value) = text.split_once('=').ok_or("must be NAME=VALUE")?;
+    let name = AttributeName::parse(name).map_err(|bad| bad.to_string())?;
+    Ok(Attribute { name, value: Attribute::parse_value(value)? })
+}
+
+fn placement(text: &str) -> Result<Placement, &'static str> {
+    Placement::parse(text).ok_or("must be pack or spread")
+}
 
 #[derive(Debug)]
 pub(super) enum Chosen {
