@@ -1,4 +1,4 @@
-# limit: 300 seconds
+# limit: 400 seconds
 # A person gives a domain a device in one command, and takes it out again: the
 # definition is what it was. A clone gets uuids of its own.
 
