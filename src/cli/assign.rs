@@ -99,15 +99,17 @@ pub fn devices(
     let wanted = Wanted { keep: asked.keep, ..asked.which.wanted(wish) };
     let count = usize::from(asked.count);
     let chosen = choose::choose(host, xml, &wanted, count, config(host)?.placement);
+    let forced = || asked.force.then(|| choose::unseen(host, &wanted, count)).flatten();
     let (chosen, mut notes) = match chosen {
         Ok(chosen) => (chosen, Vec::new()),
-        Err(refusal) if asked.force => {
-            (choose::unseen(host, &wanted, count), vec![format!("forced: {refusal}")])
-        }
-        Err(refusal) => {
-            let refused = Failure::from(refusal);
-            return Err(Failure { hint: refused.hint.or_else(|| Some(FORCE.to_owned())), ..refused });
-        }
+        Err(refusal) => match forced() {
+            Some(chosen) => (chosen, vec![format!("forced: {refusal}")]),
+            None => {
+                let refused = Failure::from(refusal);
+                let hint = refused.hint.or_else(|| (!asked.force).then(|| FORCE.to_owned()));
+                return Err(Failure { hint, ..refused });
+            }
+        },
     };
     Ok(match chosen {
         Chosen::Mdev { model, full } => {

@@ -103,12 +103,13 @@ pub(super) fn choose(
         .map_err(|other| both(refusal, other))
 }
 
-/// What is written where nothing of the kind is on this host.
-pub(super) fn unseen(host: &Host, wanted: &Wanted, count: usize) -> Chosen {
+/// What is written where nothing of the kind is on this host. `None`: it cannot be written, for want of an address.
+pub(super) fn unseen(host: &Host, wanted: &Wanted, count: usize) -> Option<Chosen> {
     let named = wanted.parents.iter().filter_map(|parent| PciAddress::parse(&parent.to_string()).ok());
     let functions: Vec<PciAddress> = named.filter(|address| nvidia::is_vgpu(host, address)).collect();
-    if functions.len() >= count {
-        return Chosen::Functions(functions.into_iter().take(count).collect());
+    if !functions.is_empty() {
+        let enough = functions.len() >= count;
+        return enough.then(|| Chosen::Functions(functions.into_iter().take(count).collect()));
     }
     let parent = wanted.parents.first().map(ToString::to_string).unwrap_or_default();
     let model = match parent.as_str() {
@@ -117,7 +118,7 @@ pub(super) fn unseen(host: &Host, wanted: &Wanted, count: usize) -> Chosen {
         css if css.split('.').count() == 3 => "vfio-ccw",
         _ => USUAL_API,
     };
-    Chosen::Mdev { model: model.to_owned(), full: false }
+    Some(Chosen::Mdev { model: model.to_owned(), full: false })
 }
 
 /// Judged as a start judges it, but for what room there is.
