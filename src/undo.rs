@@ -25,7 +25,7 @@ const LOOK_AGAIN_AT_LAST: Duration = Duration::from_secs(1);
 /// and is looked at again without the lock, up to the event's own limit.
 pub(crate) const CHILD: Duration = Duration::from_secs(1);
 
-/// And at least this long, whatever is left of the event's limit: a child that is not blocked is through by then.
+/// Once one has not returned: at least this long, whatever is left of the event's limit.
 const CHILD_AT_LEAST: Duration = Duration::from_millis(100);
 
 /// Why a device is still there.
@@ -187,9 +187,13 @@ pub(crate) fn unwind(
     if !only_kept && !guard.steps().iter().any(|entry| within(entry.step.device())) {
         return Undone::default();
     }
-    let limit = || match deadline {
-        Some(deadline) => deadline.saturating_sub(host.now()).clamp(CHILD_AT_LEAST, CHILD),
-        None => CHILD,
+    // The event's limit is for waiting. Many removals on a busy host take longer than that without one of them being
+    // blocked, and the last ones are not to be reported as pending for it.
+    let limit = |left: &[Left]| match deadline {
+        Some(deadline) if left.iter().any(|left| matches!(left.why, Why::Pending { .. })) => {
+            deadline.saturating_sub(host.now()).clamp(CHILD_AT_LEAST, CHILD)
+        }
+        _ => CHILD,
     };
     let patient = deadline.is_some_and(|deadline| host.now() < deadline);
     // What cannot be written down is done all the same: release never stops at an error, and where it has come to can
@@ -221,6 +225,7 @@ pub(crate) fn unwind(
         let is_pending =
             |left: &Left| left.device == *entry.step.device() && matches!(left.why, Why::Pending { .. });
         let pending = undone.left.iter().any(is_pending);
+        let limit = limit(&undone.left);
         let mut stays = |guard: &mut Guard<'_>, device: &DeviceId, why: Why| {
             // Who has it open is looked up when somebody asks: it changes.
             let writer = if let Why::Pending { writer } = &why { *writer } else { None };
@@ -259,7 +264,7 @@ pub(crate) fn unwind(
                 if entry.state != State::Undoing {
                     noted(guard.mark(at, State::Undoing));
                 }
-                match destroy(context, &device, &place, ran && patient, limit(), writer) {
+                match destroy(context, &device, &place, ran && patient, limit, writer) {
                     Ok(existed) => {
                         // A claim that stays needs its record to be found by; and so does a label that could not be put
                         // back, where the node outlives the type.
@@ -305,7 +310,7 @@ pub(crate) fn unwind(
             (Step::Online { device } | Step::Attribute { device, .. }, Some(_)) if writer.is_some() => {
                 stays(guard, device, Why::Pending { writer });
             }
-            (_, Some(back @ Step::Offline { .. })) => match take_offline(host, &back, limit()) {
+            (_, Some(back @ Step::Offline { .. })) => match take_offline(host, &back, limit) {
                 Ok(()) => guard.remove(at),
                 Err(why) => stays(guard, back.device(), why),
             },
@@ -321,7 +326,7 @@ pub(crate) fn unwind(
             (Step::Attribute { device, .. }, back) => {
                 // Of a virtual function: its attributes outlive the domain, and the next one is not to find ours.
                 let back = back.filter(|_| guard.owns(device).unwrap_or(false));
-                match back.map_or(Ok(()), |back| put_back(host, &back, limit())) {
+                match back.map_or(Ok(()), |back| put_back(host, &back, limit)) {
                     Ok(()) => {
                         guard.remove(at);
                         unclaim_if_last(guard, device);
