@@ -130,8 +130,7 @@ fn standing(host: &Host, record: &Record, entry: &Entry, locked: bool) -> Standi
         (_, Some(Answers::Running | Answers::Plugged)) => Because::LetGo,
     };
     // Claimed by another domain since, it is not this one's to look at: that one's QEMU may be about to open it.
-    let owner = Records::new(host).owner(entry.step.device());
-    if owner.is_ok_and(|owner| owner.is_some_and(|owner| owner.uuid != record.domain.uuid)) {
+    if Records::new(host).is_anothers(entry.step.device(), &record.domain.uuid) {
         return Standing::Abandoned(because);
     }
     // A device that may be in use is one that is.

@@ -276,6 +276,13 @@ impl Records {
         Ok(Some(Owner { uuid, name }))
     }
 
+    /// Whether a claim of another domain than this one stands. The domain's own record, which may have hundreds of devices,
+    /// is not read again for each of them.
+    pub fn is_anothers(&self, device: &DeviceId, domain: &DomainUuid) -> bool {
+        let ours = self.link_text(&self.claim(device)).is_ok_and(|text| text == Some(domain.to_string()));
+        !ours && self.owner(device).is_ok_and(|owner| owner.is_some_and(|owner| owner.uuid != *domain))
+    }
+
     /// Whether somebody has claimed a device: one system call.
     pub fn is_claimed(&self, device: &DeviceId) -> bool {
         !matches!(self.host.machine().kind(&self.claim(device)), Ok(None))
