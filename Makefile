@@ -16,6 +16,7 @@ UDEV_PROGRAM = virt-mdev-udev
 UDEV_RULES = 60-virt-mdev.rules
 MANUALS = $(wildcard packaging/man/*.[1-9])
 UNITS = $(wildcard packaging/systemd/*)
+SCHEMAS = $(wildcard packaging/schema/*.json)
 DOCUMENTS = $(wildcard README.md)
 HOOKS_DIR = $(SYSCONFDIR)/libvirt/hooks/qemu.d
 UNITS_DIR = $(PREFIX)/lib/systemd/system
@@ -124,6 +125,7 @@ install: ## into DESTDIR, below PREFIX=/usr and SYSCONFDIR=/etc (libvirtd's AppA
 	sed -i 's|/usr/bin/|$(PREFIX)/bin/|' $(DESTDIR)$(UNITS_DIR)/*.service
 	for manual in $(MANUALS); do \
 	    install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man$${manual##*.} $$manual || exit; done
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/virt-mdev/schema $(SCHEMAS)
 	for document in $(DOCUMENTS); do \
 	    install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/virt-mdev $$document || exit; done
 	@test -n "$(DESTDIR)" || printf '%s\n' "A libvirt daemon that runs already sees the hook after:" \
@@ -138,7 +140,7 @@ uninstall: ## what install put there; a changed configuration stays
 	rm -f $(DESTDIR)$(UDEV_DIR)/rules.d/$(UDEV_RULES) $(DESTDIR)$(UDEV_DIR)/$(UDEV_PROGRAM)
 	rm -f $(DESTDIR)$(HOOKS_DIR)/50-virt-mdev $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(PROGRAMS))
 	for manual in $(notdir $(MANUALS)); do rm -f $(DESTDIR)$(PREFIX)/share/man/man$${manual##*.}/$$manual; done
-	rm -rf $(DESTDIR)$(PREFIX)/share/doc/virt-mdev
+	rm -rf $(DESTDIR)$(PREFIX)/share/doc/virt-mdev $(DESTDIR)$(PREFIX)/share/virt-mdev
 	! cmp -s packaging/config.toml $(DESTDIR)$(SYSCONFDIR)/virt-mdev/config.toml || \
 	    rm $(DESTDIR)$(SYSCONFDIR)/virt-mdev/config.toml
 	-rmdir --ignore-fail-on-non-empty $(DESTDIR)$(SYSCONFDIR)/virt-mdev $(DESTDIR)$(HOOKS_DIR)

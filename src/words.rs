@@ -10,15 +10,20 @@ const SHOWN: usize = 120;
 
 /// `text` with control characters escaped and cut at a length that a message can bear.
 pub fn printable(text: &str) -> impl fmt::Display + '_ {
-    Printable(text)
+    Printable(text, SHOWN)
 }
 
-struct Printable<'a>(&'a str);
+/// The same, however long it is: where a person has asked for all of it.
+pub fn escaped(text: &str) -> String {
+    Printable(text, usize::MAX).to_string()
+}
+
+struct Printable<'a>(&'a str, usize);
 
 impl fmt::Display for Printable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, c) in self.0.chars().enumerate() {
-            if at == SHOWN {
+            if at == self.1 {
                 return f.write_str("…");
             }
             // U+2028 and the bidirectional controls are not `is_control` but break or turn a line all the same.

@@ -141,11 +141,16 @@ pub fn max_instances(description: &str) -> Option<u32> {
         .and_then(|(_, value)| value.parse().ok())
 }
 
-/// The `key=value` pairs of a description; none if it is prose.
+/// The pairs of a description, `key=value` as NVIDIA writes them or lines of `key: value` as i915 does; none if it is
+/// prose.
 pub fn properties(description: &str) -> Vec<(String, String)> {
+    // Prose has colons, too: i915's keys are words of the kernel's.
+    let is_key = |key: &str| key.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
     description
         .split([',', '\n'])
-        .filter_map(|pair| pair.split_once('='))
+        .filter_map(|pair| {
+            pair.split_once('=').or_else(|| pair.split_once(": ").filter(|(key, _)| is_key(key.trim())))
+        })
         .map(|(key, value)| (key.trim().to_owned(), value.trim().to_owned()))
         .filter(|(key, _)| !key.is_empty() && !key.contains(' '))
         .collect()
@@ -216,7 +221,9 @@ mod tests {
             "num_heads=4, frl_config=45, framebuffer=1024M, max_resolution=5120x2880, max_instance=16";
         assert_eq!(max_instances(pairs), Some(16));
         assert_eq!(properties(pairs)[2], ("framebuffer".to_owned(), "1024M".to_owned()));
-        assert_eq!(properties("low_gm_size: 128MB\nhigh_gm_size: 512MB\n"), []);
+        let lines = properties("low_gm_size: 128MB\nhigh_gm_size: 512MB\n");
+        assert_eq!(lines[1], ("high_gm_size".to_owned(), "512MB".to_owned()));
+        assert_eq!(properties("Virtual display: 2 heads, of the kernel: a sample"), []);
         assert_eq!(max_instances("virtual display, max instance = many"), None);
     }
 }

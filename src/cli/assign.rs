@@ -27,7 +27,7 @@ const FORCE: &str = "--force writes it all the same";
 pub struct Assign {
     /// Name or UUID of the domain
     pub vm: String,
-    /// The type's id or the vendor's name for it; `virt-mdev types` shows them
+    /// The type's id or the vendor's name for it, as in `virt-mdev types`
     #[arg(value_name = "TYPE", required_unless_present = "fresh", value_parser = parsed(TypeWish::parse))]
     pub wish: Option<TypeWish>,
     /// How many such devices
@@ -36,7 +36,7 @@ pub struct Assign {
     /// Where, and what is written into it.
     #[command(flatten)]
     pub which: Which,
-    /// Leave the device when the domain ends, for its next start
+    /// Keep the device for the domain's next start
     #[arg(long)]
     pub keep: bool,
     /// Only print the XML; change nothing
@@ -48,7 +48,7 @@ pub struct Assign {
     /// Even if this host does not offer the type
     #[arg(long)]
     pub force: bool,
-    /// Instead: give the devices that a cloned domain has new UUIDs
+    /// Instead: new UUIDs for what a clone has
     #[arg(long, conflicts_with_all = ["wish", "parents", "count", "attributes", "placement", "numa", "keep", "print", "force"])]
     pub fresh: bool,
 }

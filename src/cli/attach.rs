@@ -38,10 +38,10 @@ pub(super) struct Attach {
     wish: TypeWish,
     #[command(flatten)]
     which: Which,
-    /// Make it and print its XML, for `virsh attach-device` to be called by somebody else
+    /// Make it and print its XML; attach it yourself
     #[arg(long)]
     prepare_only: bool,
-    /// With --prepare-only: how long it stays if nobody has it open
+    /// How long, if nobody opens it
     #[arg(long, value_name = "SECONDS", default_value_t = 600, requires = "prepare_only")]
     keep_for: u32,
 }

@@ -22,13 +22,13 @@ pub(super) const USUAL_API: &str = "vfio-pci";
 /// Which device of a type a person asks for.
 #[derive(Debug, Clone, Args)]
 pub struct Which {
-    /// On this parent, or on the first of several that has room
+    /// On this one; of several, the first with room
     #[arg(long = "parent", value_name = "PARENT", value_parser = parsed(Parent::parse))]
     pub parents: Vec<Parent>,
-    /// A driver attribute; several are written in their order
+    /// Of the driver; several: in this order
     #[arg(long = "attribute", value_name = "NAME=VALUE", value_parser = attribute)]
     pub attributes: Vec<Attribute>,
-    /// On the fullest card that fits, or on the emptiest
+    /// The fullest card that fits, or the emptiest
     #[arg(long, value_name = "pack|spread", value_parser = placement)]
     pub placement: Option<Placement>,
     /// Only on parents of this NUMA node

@@ -4,114 +4,123 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::table::table;
-use super::{Failure, to_json};
-use crate::backend::{self, mdev, nvidia};
+use super::places::Places;
+use super::table::{Column, Line, table};
+use super::terminal::Terminal;
+use super::{Failure, or_warn, prometheus, to_json, tree, types};
+use crate::backend::{self, Backend, mdev, nvidia};
 use crate::host::{Host, holders};
 use crate::ids::{DeviceId, Parent, PciAddress, TypeId};
 use crate::reap::{self, Standing};
 use crate::record::{Named, Phase, Record, Records, State};
 use crate::undo::Why;
 
-/// One line, and one element of `--json`.
-#[derive(Serialize)]
-struct Row {
-    uuid: DeviceId,
-    parent: Option<Parent>,
-    #[serde(rename = "type")]
-    kind: Option<TypeId>,
-    /// `virt-mdev` or `other`.
-    made_by: &'static str,
-    /// The domain that has it, or that keeps it.
-    domain: Option<Named>,
-    /// How far that domain has come.
-    phase: Option<Phase>,
-    /// `present`, `kept`, `orphan`: it was to go and is still there; or `lost`: recorded, and not there.
-    state: &'static str,
-    /// Of an orphan: why it is there.
-    why: Option<String>,
+/// How it is to be printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Form {
+    /// For people
+    Table,
+    /// Card, virtual function, device, domain, and free places
+    Tree,
+    /// For programs
+    Json,
+    /// Numbers for a node exporter's textfile
+    Prometheus,
 }
 
-pub(super) fn run(host: &Host, json: bool) -> Result<String, Failure> {
-    let records = Records::new(host);
-    let mut rows: BTreeMap<DeviceId, Row> = BTreeMap::new();
-    let mdevs = mdev::devices(host)?.into_iter().map(DeviceId::Mdev);
-    let functions = nvidia::parents(host)?;
-    let functions =
-        functions.iter().filter_map(|parent| PciAddress::parse(&parent.to_string()).ok()).map(DeviceId::Vf);
-    for device in mdevs.chain(functions) {
-        let found = backend::existing(host, &device).ok().flatten();
-        if found.is_none() && matches!(device, DeviceId::Vf(_)) {
-            continue; // a function without a type
-        }
-        // An mdev may go while we look: then it has neither. In the 2016 interface the type cannot be read back.
-        let kind = found.as_ref().filter(|found| found.typed).map(|found| found.place.kind.clone());
-        let parent = found.map(|found| found.place.parent);
-        let row = Row {
-            uuid: device.clone(),
-            parent,
-            kind,
-            made_by: "other",
-            domain: None,
-            phase: None,
-            state: "present",
-            why: None,
+/// One line, and one element of `--json` (packaging/schema/list.json).
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Row {
+    pub uuid: DeviceId,
+    pub parent: Option<Parent>,
+    /// The physical card that the parent is on, or is.
+    pub card: Option<String>,
+    pub backend: Option<Backend>,
+    #[serde(rename = "type")]
+    pub kind: Option<TypeId>,
+    /// The vendor's name for the type.
+    pub name: Option<String>,
+    /// `virt-mdev` or `other`.
+    pub made_by: &'static str,
+    /// The domain that has it, or that keeps it.
+    pub domain: Option<Named>,
+    /// How far that domain has come.
+    pub phase: Option<Phase>,
+    /// `present`, `kept`, `orphan`: it was to go and is still there; or `lost`: recorded, and not there.
+    pub state: &'static str,
+    /// Of an orphan: why it is there.
+    pub why: Option<String>,
+    /// Whether it is still there although it was to go.
+    #[serde(skip)]
+    pub pending: bool,
+    /// Who answers for it, in words.
+    #[serde(skip)]
+    pub answers: Option<String>,
+}
+
+/// A device as the host shows it; `None` for a function without a type.
+pub(super) fn present(host: &Host, device: &DeviceId) -> Option<Row> {
+    let found = or_warn(backend::existing(host, device));
+    if found.is_none() && matches!(device, DeviceId::Vf(_)) {
+        return None;
+    }
+    // An mdev may go while we look: then it has neither. In the 2016 interface the type cannot be read back.
+    let typed = found.as_ref().filter(|found| found.typed);
+    Some(Row {
+        uuid: device.clone(),
+        kind: typed.map(|found| found.place.kind.clone()),
+        name: typed.and_then(|found| found.name.clone()),
+        card: found.as_ref().map(|found| backend::card(host, &found.place)),
+        backend: found.as_ref().map(|found| found.place.backend),
+        parent: found.map(|found| found.place.parent),
+        made_by: "other",
+        domain: None,
+        phase: None,
+        state: "present",
+        why: None,
+        pending: false,
+        answers: None,
+    })
+}
+
+/// The devices of a record. `seen`: what of it has been found on the host.
+pub(super) fn recorded(host: &Host, record: &Record, seen: impl Fn(&DeviceId) -> Option<Row>) -> Vec<Row> {
+    let standings: BTreeMap<DeviceId, Standing> = reap::judge(host, record, false).into_iter().collect();
+    let row = |(device, place, made, state): (&DeviceId, &crate::step::Place, bool, State)| {
+        let seen = seen(device);
+        let there = seen.is_some() || backend::is_there(host, device, place);
+        let pending = there && record.is_orphan(device);
+        let standing = standings.get(device);
+        let (state, why) = match (state, standing) {
+            _ if !there => ("lost", None),
+            (State::Kept, _) => ("kept", None),
+            (_, Some(Standing::Abandoned(because))) => {
+                let why = record.why(device).map(|why| format!("{because}; last try: {why}"));
+                ("orphan", Some(why.unwrap_or_else(|| because.to_string())))
+            }
+            _ if pending => ("orphan", Some(still_there(host, record, device))),
+            _ => ("present", None),
         };
-        rows.insert(device, row);
-    }
-    for record in records.domains()?.iter().filter_map(|domain| records.read(domain).ok().flatten()) {
-        let standings = reap::judge(host, &record, false);
-        for (device, place, made, state) in record.devices() {
-            let standing =
-                standings.iter().find(|(judged, _)| judged == device).map(|(_, standing)| standing);
-            let there = rows.contains_key(device) || backend::is_there(host, device, place);
-            let (state, why) = match (state, standing) {
-                _ if !there => ("lost", None),
-                (State::Kept, _) => ("kept", None),
-                (_, Some(Standing::Abandoned(because))) => {
-                    let why = record.why(device).map(|why| format!("{because}; last try: {why}"));
-                    ("orphan", Some(why.unwrap_or_else(|| because.to_string())))
-                }
-                _ if record.is_orphan(device) => ("orphan", Some(still_there(host, &record, device))),
-                _ => ("present", None),
-            };
-            rows.insert(
-                device.clone(),
-                Row {
-                    uuid: device.clone(),
-                    parent: Some(place.parent.clone()),
-                    kind: Some(place.kind.clone()),
-                    made_by: if made { "virt-mdev" } else { "other" },
-                    domain: Some(record.domain.clone()),
-                    phase: Some(record.phase),
-                    state,
-                    why,
-                },
-            );
+        Row {
+            uuid: device.clone(),
+            parent: Some(place.parent.clone()),
+            card: Some(backend::card(host, place)),
+            backend: Some(place.backend),
+            kind: Some(place.kind.clone()),
+            name: place.name.clone().or_else(|| seen?.name),
+            made_by: if made { "virt-mdev" } else { "other" },
+            domain: Some(record.domain.clone()),
+            phase: Some(record.phase),
+            state,
+            why,
+            pending,
+            answers: standing.filter(|_| there).map(|standing| match standing {
+                Standing::Answered(by) => by.to_string(),
+                Standing::Abandoned(because) => format!("nobody: {because}"),
+            }),
         }
-    }
-    let rows: Vec<Row> = rows.into_values().collect();
-    if json {
-        return to_json(&rows);
-    }
-    if rows.is_empty() {
-        return Ok("No mediated devices.\n".to_owned());
-    }
-    let lines: Vec<Vec<String>> = rows
-        .iter()
-        .map(|row| {
-            let word = |word: Option<String>| word.unwrap_or_else(|| "-".to_owned());
-            vec![
-                row.uuid.to_string(),
-                word(row.parent.as_ref().map(ToString::to_string)),
-                word(row.kind.as_ref().map(ToString::to_string)),
-                word(row.domain.as_ref().map(|domain| domain.name.clone())),
-                row.made_by.to_owned(),
-                row.why.as_ref().map_or_else(|| row.state.to_owned(), |why| format!("{}: {why}", row.state)),
-            ]
-        })
-        .collect();
-    Ok(table(&["DEVICE", "PARENT", "TYPE", "DOMAIN", "MADE BY", "STATE"], &lines))
+    };
+    record.devices().map(row).collect()
 }
 
 /// Why an orphan is there: who has it open now, or else what the last try said.
@@ -120,4 +129,66 @@ fn still_there(host: &Host, record: &Record, device: &DeviceId) -> String {
         Ok(true) => Why::Held { holder: holders::holder(host, device) }.to_string(),
         _ => record.why(device).unwrap_or("its removal has not been tried").to_owned(),
     }
+}
+
+/// All devices that are there or recorded. What cannot be read of one is warned about, and leaves the others to be seen.
+pub(super) fn rows(host: &Host) -> Result<Vec<Row>, Failure> {
+    let records = Records::new(host);
+    let mdevs = mdev::devices(host)?.into_iter().map(DeviceId::Mdev);
+    let functions = nvidia::parents(host)?;
+    let functions =
+        functions.iter().filter_map(|parent| PciAddress::parse(&parent.to_string()).ok()).map(DeviceId::Vf);
+    let mut rows: BTreeMap<DeviceId, Row> =
+        mdevs.chain(functions).filter_map(|device| present(host, &device).map(|row| (device, row))).collect();
+    for record in records.domains()?.iter().filter_map(|domain| or_warn(records.read(domain))) {
+        for row in recorded(host, &record, |device| rows.get(device).cloned()) {
+            rows.insert(row.uuid.clone(), row);
+        }
+    }
+    Ok(rows.into_values().collect())
+}
+
+pub(super) fn run(host: &Host, terminal: Terminal, form: Form) -> Result<String, Failure> {
+    let rows = rows(host)?;
+    Ok(match form {
+        Form::Json => return to_json(&rows),
+        Form::Tree => tree::text(terminal, &Places::of(&types::rows(host)?, &rows), &rows),
+        Form::Prometheus => prometheus::text(&Places::of(&types::rows(host)?, &rows), &rows),
+        Form::Table if rows.is_empty() => "No mediated devices.\n".to_owned(),
+        Form::Table => shown(&rows, terminal),
+    })
+}
+
+fn shown(rows: &[Row], terminal: Terminal) -> String {
+    let columns = [
+        Column::whole("DEVICE"),
+        Column::whole("PARENT"),
+        Column::cut("TYPE", 10),
+        Column::cut("DOMAIN", 7),
+        Column::spare("MADE BY", 0),
+        Column::whole("STATE"),
+    ];
+    let lines: Vec<Line> = rows
+        .iter()
+        .map(|row| {
+            let word =
+                |word: Option<String>| word.map_or_else(|| "-".to_owned(), |word| terminal.printable(&word));
+            let why = row.why.as_ref().map(|why| format!("{}: {}", row.state, terminal.printable(why)));
+            let mut line = Line::from(vec![
+                row.uuid.to_string(),
+                word(row.parent.as_ref().map(ToString::to_string)),
+                word(row.kind.as_ref().map(ToString::to_string)),
+                word(row.domain.as_ref().map(|domain| domain.name.clone())),
+                row.made_by.to_owned(),
+                row.state.to_owned(),
+            ]);
+            match (terminal.width, line.cells.last_mut()) {
+                // A program that reads lines wants all of it on one.
+                (None, Some(state)) => *state = why.unwrap_or_else(|| row.state.to_owned()),
+                _ => line.note = why,
+            }
+            line
+        })
+        .collect();
+    table(terminal, terminal.width, &columns, &lines)
 }

@@ -7,9 +7,10 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::Config;
-use crate::host::{Host, child};
+use crate::host::{Host, Trouble, child};
 use crate::ids::DeviceId;
 use crate::refusal::Refusal;
+use terminal::Terminal;
 
 pub mod assign;
 mod attach;
@@ -17,10 +18,17 @@ pub mod autostart;
 mod choose;
 mod definition;
 mod doctor;
+#[cfg(test)]
+mod help;
 mod list;
+mod places;
 pub mod plan;
+mod prometheus;
 pub mod reconcile;
+mod show;
 mod table;
+mod terminal;
+mod tree;
 mod types;
 mod unassign;
 pub mod virsh;
@@ -47,15 +55,40 @@ enum Verb {
         /// Print JSON
         #[arg(long)]
         json: bool,
+        /// All that the drivers say, however wide
+        #[arg(long, conflicts_with = "json")]
+        long: bool,
     },
     /// The host's mediated devices and the domains that have them
-    #[command(before_help = "Example: virt-mdev list")]
+    #[command(before_help = "Example: virt-mdev list --tree")]
     List {
+        /// Draw card, function, device and domain, and free places
+        #[arg(long, conflicts_with_all = ["json", "format"])]
+        tree: bool,
+        /// Print JSON
+        #[arg(long, conflicts_with = "format")]
+        json: bool,
+        /// table, tree, json or prometheus (for a node exporter)
+        #[arg(
+            long,
+            value_enum,
+            default_value = "table",
+            hide_possible_values = true,
+            hide_default_value = true
+        )]
+        format: list::Form,
+    },
+    /// All that is known of one device, or of the devices of one domain
+    #[command(before_help = "Example: virt-mdev show vm1")]
+    Show {
+        /// A domain's name or UUID, a device's UUID or PCI address
+        #[arg(value_name = "DEVICE|DOMAIN")]
+        who: String,
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Give a domain a device, in its definition: nobody has to type a UUID
+    /// Give a domain a device, in its definition
     #[command(
         before_help = "Example: virt-mdev assign vm1 \"Dual port serial\" --start",
         override_usage = "virt-mdev assign [OPTIONS] <VM> <TYPE>\n       virt-mdev assign --fresh <VM>"
@@ -66,14 +99,14 @@ enum Verb {
     Unassign {
         /// Name or UUID of the domain
         vm: String,
-        /// UUIDs of devices, or PCI addresses of virtual functions; not needed where the domain has one
+        /// Not needed where the domain has one only
         #[arg(value_name = "UUID|ADDRESS", value_parser = DeviceId::parse)]
         devices: Vec<DeviceId>,
         /// All that it has from virt-mdev
         #[arg(long, conflicts_with = "devices")]
         all: bool,
     },
-    /// What on this host would keep a domain from its devices, and how to mend it
+    /// What on this host would keep a domain from its devices, with fixes
     #[command(before_help = "Example: virt-mdev doctor")]
     Doctor,
     /// Bring up the devices of a parent that mdevctl's definitions say are to start with it; udev asks for that
@@ -88,7 +121,7 @@ enum Verb {
     /// Take a device out of a running domain, and away
     #[command(before_help = "Example: virt-mdev detach vm1 83b8f4f2-509f-382f-3c1e-e6bfe0fa1001")]
     Detach(attach::Detach),
-    /// Take away devices that nobody answers for any more: of a start that died, or of a removal that failed
+    /// Take away devices that nobody answers for any more
     #[command(before_help = "Example: virt-mdev reconcile --dry-run")]
     Reconcile {
         /// Only say what would be done
@@ -98,18 +131,18 @@ enum Verb {
     /// Take away the devices of one domain that has gone, or one device
     #[command(before_help = "Example: virt-mdev release vm1")]
     Release {
-        /// Name or UUID of a domain, UUID of a device, or PCI address of a virtual function
+        /// A domain's name or UUID, a device's UUID or PCI address
         #[arg(value_name = "DOMAIN|UUID")]
         who: String,
-        /// Even if somebody answers for it, and kept ones too; never a device that is in use
+        /// Even if somebody answers for it, or it is kept; never if in use
         #[arg(long)]
         force: bool,
     },
-    /// What an event of a domain would do; reads domain XML on stdin and changes nothing
+    /// What an event would do to a domain, whose XML is read on stdin
     #[command(before_help = "Example: virsh dumpxml vm1 | virt-mdev plan")]
     Plan {
-        /// The event, as libvirt's hook names it
-        #[arg(long, default_value = "prepare", value_parser = ["prepare", "start", "started", "stopped", "release", "reconnect", "migrate", "restore"])]
+        /// The hook's event, as prepare (the default) or release
+        #[arg(long, hide_default_value = true, hide_possible_values = true, default_value = "prepare", value_parser = ["prepare", "start", "started", "stopped", "release", "reconnect", "migrate", "restore"])]
         event: String,
         /// Print JSON
         #[arg(long)]
@@ -139,10 +172,13 @@ pub fn main() -> ExitCode {
     }
     let host = Host::real();
     let printed = match &arguments.verb {
-        Verb::Types { json } => types::run(&host, *json),
-        Verb::List { json } => list::run(&host, *json),
         Verb::Assign(asked) => assign::run(&host, asked),
         Verb::Unassign { vm, devices, all } => unassign::run(&host, vm, devices, *all),
+        Verb::Types { json, long } => types::run(&host, Terminal::here(), *json, *long),
+        Verb::List { tree: true, .. } => list::run(&host, Terminal::here(), list::Form::Tree),
+        Verb::List { json: true, .. } => list::run(&host, Terminal::here(), list::Form::Json),
+        Verb::List { format, .. } => list::run(&host, Terminal::here(), *format),
+        Verb::Show { who, json } => show::run(&host, Terminal::here(), who, *json),
         Verb::Doctor => doctor::run(&host),
         Verb::Autostart { parent } => autostart::run(&host, parent),
         Verb::Attach(attach) => attach::attach(&host, attach),
@@ -211,6 +247,14 @@ impl<T: Into<Refusal>> From<T> for Failure {
         let refusal = refusal.into();
         Self { text: refusal.to_string(), hint: refusal.hint(), ..Self::default() }
     }
+}
+
+/// What was read, or nothing and a warning: what cannot be read of one device must not keep the others from being seen.
+fn or_warn<T: Default>(read: Result<T, Trouble>) -> T {
+    read.unwrap_or_else(|trouble| {
+        log::warn!("{trouble}");
+        T::default()
+    })
 }
 
 /// The configuration, strictly: what the hook only warns about is an error here.

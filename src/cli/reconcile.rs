@@ -113,7 +113,7 @@ fn holder(host: &Host, device: &DeviceId) -> Why {
 }
 
 /// Whom a person means: a domain by name or UUID, or a device.
-fn find(records: &Records, who: &str) -> Option<(DomainUuid, Option<DeviceId>)> {
+pub(super) fn find(records: &Records, who: &str) -> Option<(DomainUuid, Option<DeviceId>)> {
     let by_uuid = DomainUuid::parse(who).ok().filter(|domain| records.has(domain));
     // A hook that died between its first record and the index has left a name that only the record knows.
     let named = |domain: &DomainUuid| {

@@ -1,38 +1,51 @@
 //! `virt-mdev types`: parents × types in one table, the properties that drivers put into their descriptions as
 //! columns.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::table::table;
-use super::{Failure, to_json};
+use super::table::{Column, table};
+use super::terminal::Terminal;
+use super::{Failure, or_warn, to_json};
 use crate::backend::{self, Backend, listing, mdev, nvidia, proposal};
 use crate::host::Host;
-use crate::ids::{Parent, TypeId};
+use crate::ids::{Parent, PciAddress, TypeId};
 use crate::step::Place;
+use crate::words;
 
-/// One line, and one element of `--json`.
+/// What the default view has room for, on whatever it is shown.
+const USUAL: usize = 80;
+
+/// The properties that tell one type from another, in the order in which the default view shows them.
+const FIRST: [&str; 5] = ["framebuffer", "max_resolution", "resolution", "num_heads", "low_gm_size"];
+
+/// One line, and one element of `--json` (packaging/schema/types.json).
 #[derive(Serialize)]
-struct Row {
-    parent: Parent,
-    backend: Backend,
+pub(super) struct Row {
+    pub parent: Parent,
+    /// The physical card that it shares with other parents, or is.
+    pub card: String,
+    pub backend: Backend,
     #[serde(rename = "type")]
-    kind: TypeId,
-    name: Option<String>,
-    device_api: String,
+    pub kind: TypeId,
+    pub name: Option<String>,
+    pub device_api: String,
     /// How many more fit now; null where the driver gives no number.
-    free: Option<u32>,
+    pub free: Option<u32>,
     /// How many fit on an empty card; null where the driver does not say.
-    max: Option<u32>,
-    properties: BTreeMap<String, String>,
+    pub max: Option<u32>,
+    pub properties: BTreeMap<String, String>,
+    /// The driver's text, from which properties and max are taken.
+    pub description: Option<String>,
 }
 
 impl Row {
-    fn of(listed: &listing::Row, backend: Backend, parent: &Parent) -> Option<Self> {
+    fn of(listed: &listing::Row, backend: Backend, parent: &Parent, card: &str) -> Option<Self> {
         let properties = listed.properties.iter().filter(|(key, _)| key != mdev::MAX_KEY);
         Some(Self {
             parent: parent.clone(),
+            card: card.to_owned(),
             backend,
             kind: TypeId::parse(&listed.id.to_string()).ok()?,
             name: listed.name.clone(),
@@ -40,14 +53,22 @@ impl Row {
             free: None,
             max: proposal::max(listed),
             properties: properties.cloned().collect(),
+            description: None,
         })
     }
 }
 
-fn rows(host: &Host) -> Result<Vec<Row>, Failure> {
+/// A place by which a parent's card is found: nobody asks for its type.
+fn anywhere(backend: Backend, parent: &Parent, kind: &TypeId) -> Place {
+    Place { backend, parent: parent.clone(), kind: kind.clone(), arguments: String::new(), name: None }
+}
+
+/// All types of all parents. What cannot be read of one is warned about, and leaves the others to be seen.
+pub(super) fn rows(host: &Host) -> Result<Vec<Row>, Failure> {
     let mut rows = Vec::new();
     for parent in mdev::parents(host)? {
-        for kind in mdev::type_ids(host, &parent)? {
+        let mut card = None;
+        for kind in or_warn(mdev::type_ids(host, &parent)) {
             let found = mdev::read_type(host, &parent, kind);
             let description = found.description.unwrap_or_default();
             let properties =
@@ -55,19 +76,26 @@ fn rows(host: &Host) -> Result<Vec<Row>, Failure> {
             rows.push(Row {
                 max: mdev::max_instances(&description),
                 properties: properties.collect(),
+                card: card.get_or_insert_with(|| backend::card(host, &found.place)).clone(),
                 parent: found.place.parent,
                 backend: found.place.backend,
                 kind: found.place.kind,
                 name: found.name,
                 device_api: found.api,
                 free: found.free,
+                description: Some(description).filter(|text| !text.is_empty()),
             });
         }
     }
     for parent in proposal::parents(host)? {
         // One card's damaged table leaves the others to be seen.
-        let listed = proposal::rows(host, &parent).unwrap_or_default();
-        rows.extend(listed.iter().filter_map(|row| Row::of(row, Backend::Proposal, &parent)));
+        let listed = or_warn(proposal::rows(host, &parent));
+        let rows_of_it = listed.iter().filter_map(|row| {
+            let kind = TypeId::parse(&row.id.to_string()).ok()?;
+            let card = backend::card(host, &anywhere(Backend::Proposal, &parent, &kind));
+            Row::of(row, Backend::Proposal, &parent, &card)
+        });
+        rows.extend(rows_of_it);
     }
     rows.extend(functions(host)?);
     Ok(rows)
@@ -76,31 +104,29 @@ fn rows(host: &Host) -> Result<Vec<Row>, Failure> {
 /// Virtual functions that take types, counted for their card: free is on how many of its functions the type can be
 /// made now, and a function has one place.
 fn functions(host: &Host) -> Result<Vec<Row>, Failure> {
-    let mut cards: BTreeMap<(Parent, TypeId), Row> = BTreeMap::new();
+    let mut cards: BTreeMap<(String, TypeId), Row> = BTreeMap::new();
     for function in nvidia::parents(host)? {
-        let creatable = nvidia::creatable(host, &function).unwrap_or_default();
-        for row in creatable.iter().filter_map(|row| Row::of(row, Backend::Nvidia, &function)) {
-            let place = Place {
-                backend: Backend::Nvidia,
-                parent: function.clone(),
-                kind: row.kind.clone(),
-                arguments: String::new(),
-                name: None,
+        let creatable = or_warn(nvidia::creatable(host, &function));
+        let taken = PciAddress::parse(&function.to_string())
+            .is_ok_and(|address| or_warn(nvidia::existing(host, &address)).is_some());
+        let mut card = None;
+        for listed in &creatable {
+            let Ok(kind) = TypeId::parse(&listed.id.to_string()) else { continue };
+            let place = anywhere(Backend::Nvidia, &function, &kind);
+            let card = card.get_or_insert_with(|| backend::card(host, &place));
+            let (Ok(parent), Some(row)) =
+                (Parent::parse(card), Row::of(listed, Backend::Nvidia, &function, card))
+            else {
+                continue;
             };
-            let free = nvidia::free(host, &place).unwrap_or_default();
-            let Ok(card) = Parent::parse(&backend::card(host, &place)) else { continue };
-            let row = cards.entry((card.clone(), row.kind.clone())).or_insert(Row {
-                parent: card,
-                free: Some(0),
-                ..row
-            });
-            row.free = row.free.map(|sum| sum + free);
+            let row = cards.entry((card.clone(), kind)).or_insert(Row { parent, free: Some(0), ..row });
+            row.free = row.free.map(|sum| sum + u32::from(!taken));
         }
     }
     Ok(cards.into_values().collect())
 }
 
-pub(super) fn run(host: &Host, json: bool) -> Result<String, Failure> {
+pub(super) fn run(host: &Host, terminal: Terminal, json: bool, long: bool) -> Result<String, Failure> {
     let rows = rows(host)?;
     if json {
         return to_json(&rows);
@@ -108,27 +134,59 @@ pub(super) fn run(host: &Host, json: bool) -> Result<String, Failure> {
     if rows.is_empty() {
         return Ok("No device on this host offers mediated devices.\n".to_owned());
     }
-    let mut properties: Vec<&String> = rows.iter().flat_map(|row| row.properties.keys()).collect();
-    properties.sort();
-    properties.dedup();
-    let headings: Vec<String> = properties.iter().map(|key| key.to_uppercase()).collect();
-    let mut heading = vec!["PARENT", "TYPE", "NAME", "API", "FREE", "MAX"];
-    heading.extend(headings.iter().map(String::as_str));
+    Ok(shown(&rows, terminal, long))
+}
+
+fn shown(rows: &[Row], terminal: Terminal, long: bool) -> String {
+    // All of it, and whole, for whoever asks for that.
+    let (terminal, spare) = if long {
+        (Terminal { width: None, ..terminal }, None)
+    } else {
+        (terminal, terminal.width.or(Some(USUAL)))
+    };
+    let keys: BTreeSet<&str> =
+        rows.iter().flat_map(|row| row.properties.keys()).map(String::as_str).collect();
+    let first = FIRST.iter().copied().filter(|key| keys.contains(key));
+    let properties: Vec<&str> =
+        first.chain(keys.iter().copied().filter(|key| !FIRST.contains(key))).collect();
+    let mut columns = vec![
+        Column::whole("PARENT"),
+        Column::whole("TYPE"),
+        Column::cut("NAME", 16),
+        // Mostly the same for all: the first of the properties says more.
+        Column::spare("API", 1),
+        Column::whole("FREE"),
+        Column::whole("MAX"),
+    ];
+    columns.extend(properties.iter().enumerate().map(|(at, key)| {
+        let rank = if at == 0 { 0 } else { at + 1 };
+        Column::spare(&terminal.printable(&key.to_uppercase()), rank)
+    }));
+    // Prose, where pairs do not say all that the driver does.
+    let prose = |row: &Row| row.description.clone().filter(|_| row.properties.is_empty());
+    if long && rows.iter().any(|row| prose(row).is_some()) {
+        columns.push(Column::whole("DESCRIPTION"));
+    }
     let number = |number: Option<u32>| number.map_or_else(|| "?".to_owned(), |number| number.to_string());
-    let lines: Vec<Vec<String>> = rows
+    let text = |text: &str| if long { words::escaped(text) } else { terminal.printable(text) };
+    let lines: Vec<_> = rows
         .iter()
         .map(|row| {
             let mut line = vec![
-                row.parent.to_string(),
-                row.kind.to_string(),
-                row.name.clone().unwrap_or_default(),
-                row.device_api.clone(),
+                text(&row.parent.to_string()),
+                text(&row.kind.to_string()),
+                text(row.name.as_deref().unwrap_or_default()),
+                text(&row.device_api),
                 number(row.free),
                 number(row.max),
             ];
-            line.extend(properties.iter().map(|key| row.properties.get(*key).cloned().unwrap_or_default()));
-            line
+            let property = |key: &&str| row.properties.get(*key).map(|value| text(value)).unwrap_or_default();
+            line.extend(properties.iter().map(property));
+            line.extend(
+                long.then(|| prose(row).map(|prose| words::escaped(prose.trim())).unwrap_or_default()),
+            );
+            line.into()
         })
         .collect();
-    Ok(table(&heading, &lines))
+    table(terminal, spare, &columns, &lines)
 }
