@@ -57,6 +57,11 @@ check: deps-build deps-check ## formatting, lints, unit and case tests, shell fi
 	else \
 	    echo "udev rules: not verified, that needs udevadm of systemd 254 or newer"; \
 	fi
+	@if command -v groff >/dev/null; then \
+	    ! groff -ww -mdoc -Tutf8 -z $(MANUALS) 2>&1 | grep .; \
+	else \
+	    echo "manual pages: not verified, this system has no groff"; \
+	fi
 	shellcheck $$(packaging/tree --list | xargs -d '\n' awk 'FNR == 1 { if (/^#!.*[\/ ](ba)?sh$$/ || FILENAME ~ /\.sh$$/) print FILENAME; nextfile }')
 
 test: check test-emulator selinux lint-package test-vm ## everything: check, emulated host, SELinux, package, real host

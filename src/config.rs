@@ -77,7 +77,7 @@ impl Default for Config {
     }
 }
 
-/// Every key, as `table.key`.
+/// Every key, as `table.key`. Each stands in `packaging/config.toml` and in `virt-mdev.toml(5)`.
 const KEYS: [&str; 10] = [
     "enabled",
     "labels",
@@ -140,6 +140,14 @@ impl Config {
     }
 
     fn set(&mut self, key: &str, value: &Value, unknown: &mut Vec<String>) -> Result<(), String> {
+        // What is not listed does not work, so that the list is whole.
+        if !KEYS.contains(&key) {
+            unknown.push(match nearest(key, KEYS) {
+                Some(meant) => format!("unknown key {}; did you mean {meant}?", printable(key)),
+                None => format!("unknown key {}", printable(key)),
+            });
+            return Ok(());
+        }
         let bad = |must: &str| format!("{key} = {} must be {must}", printable(&value.to_string()));
         match key {
             "enabled" => self.enabled = value.as_bool().ok_or_else(|| bad("true or false"))?,
@@ -162,10 +170,7 @@ impl Config {
             "wait.udev" => self.waits.udev = duration(value).ok_or_else(|| bad(DURATION))?,
             "wait.driver" => self.waits.driver = duration(value).ok_or_else(|| bad(DURATION))?,
             "wait.lock" => self.waits.lock = duration(value).ok_or_else(|| bad(DURATION))?,
-            _ => unknown.push(match nearest(key, KEYS) {
-                Some(meant) => format!("unknown key {}; did you mean {meant}?", printable(key)),
-                None => format!("unknown key {}", printable(key)),
-            }),
+            _ => {}
         }
         Ok(())
     }
@@ -217,6 +222,32 @@ mod tests {
             };
             assert!(found, "{key} is not in packaging/config.toml");
         }
+    }
+
+    #[test]
+    fn the_manual_has_every_key_and_its_default() {
+        let manual = include_str!("../packaging/man/virt-mdev.toml.5");
+        let shipped = include_str!("../packaging/config.toml");
+        let mut said = Vec::new();
+        let mut section = String::new();
+        for line in manual.lines() {
+            if let Some(heading) = line.strip_prefix(".Ss ") {
+                section =
+                    heading.strip_prefix("The section ").map(|name| format!("{name}.")).unwrap_or_default();
+            } else if let Some(entry) = line.strip_prefix(".It Ic ") {
+                let name = entry.split(' ').next().unwrap();
+                // The entry ends with "Default", and the value as the shipped file has it.
+                let (_, after) = manual.split_once(line).unwrap();
+                let (_, default) = after.split_once("Default\n.Cm ").unwrap();
+                let default = default.lines().next().unwrap().trim_end_matches(" .").replace("\\(dq", "\"");
+                assert!(shipped.contains(&format!("\n#{name} = {default}\n")), "{section}{name}: {default}");
+                said.push(format!("{section}{name}"));
+            }
+        }
+        said.sort();
+        let mut keys = KEYS.map(str::to_owned);
+        keys.sort();
+        assert_eq!(said, keys);
     }
 
     #[test]

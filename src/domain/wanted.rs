@@ -219,3 +219,38 @@ impl<'a> Fields<'a> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MANUAL: &str = include_str!("../../packaging/man/virt-mdev-domain.7");
+
+    /// The manual's section about one of our elements.
+    fn section(element: &str) -> &'static str {
+        let (_, rest) = MANUAL.split_once(&format!(".Ss <{element}>\n")).unwrap();
+        rest.split("\n.Ss ").next().unwrap()
+    }
+
+    #[test]
+    fn the_manual_has_every_attribute_of_every_element() {
+        assert!(MANUAL.contains(super::super::NAMESPACE) && MANUAL.contains("<mdev:devices "));
+        for (element, attributes) in
+            [("device", &DEVICE[..]), ("attribute", &ATTRIBUTE), ("argument", &ATTRIBUTE)]
+        {
+            for attribute in attributes {
+                let set = |line: &str| {
+                    let line = line.trim_start_matches(".It ").trim_start_matches('.');
+                    line.strip_prefix("Cm ").is_some_and(|rest| rest.split(' ').next() == Some(attribute))
+                };
+                assert!(
+                    section(element).lines().any(set),
+                    "{attribute} of <{element}> is not in virt-mdev-domain(7)"
+                );
+            }
+        }
+        // And no other: each entry of the list about <device> is an attribute that is known.
+        let entries = section("device").lines().filter_map(|line| line.strip_prefix(".It Cm "));
+        assert_eq!(entries.collect::<Vec<_>>(), DEVICE);
+    }
+}
