@@ -18,6 +18,10 @@ MANUALS = $(wildcard packaging/man/*.[1-9])
 UNITS = $(wildcard packaging/systemd/*)
 SCHEMAS = $(wildcard packaging/schema/*.json)
 DOCUMENTS = $(wildcard README.md)
+# Where bash, zsh and fish look for what packages bring; Debian keeps its zsh's own functions apart.
+BASH_DIR = $(PREFIX)/share/bash-completion/completions
+ZSH_DIR = $(PREFIX)/share/zsh/$(if $(wildcard /etc/debian_version),vendor-completions,site-functions)
+FISH_DIR = $(PREFIX)/share/fish/vendor_completions.d
 HOOKS_DIR = $(SYSCONFDIR)/libvirt/hooks/qemu.d
 UNITS_DIR = $(PREFIX)/lib/systemd/system
 UDEV_DIR = $(PREFIX)/lib/udev
@@ -131,6 +135,9 @@ install: ## into DESTDIR, below PREFIX=/usr and SYSCONFDIR=/etc (libvirtd's AppA
 	for manual in $(MANUALS); do \
 	    install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man$${manual##*.} $$manual || exit; done
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/virt-mdev/schema $(SCHEMAS)
+	install -D -m 0644 packaging/completions/virt-mdev.bash $(DESTDIR)$(BASH_DIR)/virt-mdev
+	install -D -m 0644 -t $(DESTDIR)$(ZSH_DIR) packaging/completions/_virt-mdev
+	install -D -m 0644 -t $(DESTDIR)$(FISH_DIR) packaging/completions/virt-mdev.fish
 	for document in $(DOCUMENTS); do \
 	    install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/virt-mdev $$document || exit; done
 	@test -n "$(DESTDIR)" || printf '%s\n' "A libvirt daemon that runs already sees the hook after:" \
@@ -145,6 +152,7 @@ uninstall: ## what install put there; a changed configuration stays
 	rm -f $(DESTDIR)$(UDEV_DIR)/rules.d/$(UDEV_RULES) $(DESTDIR)$(UDEV_DIR)/$(UDEV_PROGRAM)
 	rm -f $(DESTDIR)$(HOOKS_DIR)/50-virt-mdev $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(PROGRAMS))
 	for manual in $(notdir $(MANUALS)); do rm -f $(DESTDIR)$(PREFIX)/share/man/man$${manual##*.}/$$manual; done
+	rm -f $(DESTDIR)$(BASH_DIR)/virt-mdev $(DESTDIR)$(ZSH_DIR)/_virt-mdev $(DESTDIR)$(FISH_DIR)/virt-mdev.fish
 	rm -rf $(DESTDIR)$(PREFIX)/share/doc/virt-mdev $(DESTDIR)$(PREFIX)/share/virt-mdev
 	! cmp -s packaging/config.toml $(DESTDIR)$(SYSCONFDIR)/virt-mdev/config.toml || \
 	    rm $(DESTDIR)$(SYSCONFDIR)/virt-mdev/config.toml

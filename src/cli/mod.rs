@@ -28,6 +28,8 @@ pub mod reconcile;
 mod show;
 mod table;
 mod terminal;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod types;
 mod unassign;
