@@ -17,7 +17,7 @@ UDEV_RULES = 60-virt-mdev.rules
 MANUALS = $(wildcard packaging/man/*.[1-9])
 UNITS = $(wildcard packaging/systemd/*)
 SCHEMAS = $(wildcard packaging/schema/*.json)
-DOCUMENTS = $(wildcard README.md)
+DOCUMENTS = $(wildcard README.md docs/*.md)
 # Where bash, zsh and fish look for what packages bring; Debian keeps its zsh's own functions apart.
 BASH_DIR = $(PREFIX)/share/bash-completion/completions
 ZSH_DIR = $(PREFIX)/share/zsh/$(if $(wildcard /etc/debian_version),vendor-completions,site-functions)
@@ -108,7 +108,7 @@ selinux: deps-selinux ## the SELinux policy module, target/selinux/virt_mdev.pp;
 $(addprefix $(BUILT)/,$(PROGRAMS) $(UDEV_PROGRAM)): build
 	@:
 
-$(DEB): $(addprefix $(BUILT)/,$(PROGRAMS) $(UDEV_PROGRAM)) Makefile $(wildcard LICENSE-* README.md CHANGELOG.md) \
+$(DEB): $(addprefix $(BUILT)/,$(PROGRAMS) $(UDEV_PROGRAM)) Makefile $(wildcard LICENSE-* CHANGELOG.md $(DOCUMENTS)) \
         $(shell find packaging -type f) udev-rules/$(UDEV_RULES)
 	@case $(DEB_VERSION) in $(VERSION)-*) ;; \
 	    *) echo "packaging/debian/changelog says $(DEB_VERSION), Cargo.toml says $(VERSION)" >&2; exit 1;; esac
@@ -139,7 +139,7 @@ install: ## into DESTDIR, below PREFIX=/usr and SYSCONFDIR=/etc (libvirtd's AppA
 	install -D -m 0644 -t $(DESTDIR)$(ZSH_DIR) packaging/completions/_virt-mdev
 	install -D -m 0644 -t $(DESTDIR)$(FISH_DIR) packaging/completions/virt-mdev.fish
 	for document in $(DOCUMENTS); do \
-	    install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/virt-mdev $$document || exit; done
+	    install -D -m 0644 $$document $(DESTDIR)$(PREFIX)/share/doc/virt-mdev/$$document || exit; done
 	@test -n "$(DESTDIR)" || printf '%s\n' "A libvirt daemon that runs already sees the hook after:" \
 	    "    systemctl kill --signal=HUP --kill-whom=main libvirtd (or virtqemud)" \
 	    "Devices that could not be removed at once are tried again after:" \
