@@ -288,9 +288,8 @@ fn create(
             guard.unclaim(device)?;
             guard.forget_last();
             if trouble.is(Errno::EXIST) {
-                return Err(refusal(format!(
-                    "somebody else made a device with this uuid at the same moment: {trouble}"
-                )));
+                let (uuid, place) = (device.clone(), Box::new(place.clone()));
+                return Err(Refusal::MadeMeanwhile { uuid, place, why: trouble.to_string() });
             }
             if trouble.is(Errno::NOSPC) {
                 return Ok(Tried::Full);

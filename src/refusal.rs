@@ -30,7 +30,7 @@ pub enum Refusal {
     #[error("the domain XML has no <{0}>")]
     XmlLacks(&'static str),
     #[error("unknown element <{}> in <{parent}> (namespace urn:virt-mdev:domain:1)", printable(element))]
-    UnknownElement { parent: String, element: String, meant: Option<String> },
+    UnknownElement { parent: String, element: String, meant: Option<String>, known: String },
     #[error("{element} has an unknown attribute \"{}\" (=\"{}\")", printable(attribute), printable(value))]
     UnknownAttribute {
         element: String,
@@ -50,7 +50,7 @@ pub enum Refusal {
     #[error("text between the elements of <devices> in the metadata: \"{}\"", printable(.0))]
     StrayText(String),
     #[error("{device} {why}")]
-    Function { device: String, why: String },
+    Function { device: String, why: &'static str, hint: &'static str },
     #[error("{device} has no uuid, and {function} takes no vGPU types: {absent}")]
     FunctionNotReady { device: String, function: Parent, absent: Absent },
     #[error("{device} is wanted by more than one <device>")]
@@ -121,6 +121,10 @@ pub enum Refusal {
     Vanished { uuid: DeviceId },
     #[error("creating device {uuid} as {place}: {why}")]
     Create { uuid: DeviceId, place: Box<Place>, why: String },
+    #[error(
+        "creating device {uuid} as {place}: somebody else made a device with this uuid at the same moment: {why}"
+    )]
+    MadeMeanwhile { uuid: DeviceId, place: Box<Place>, why: String },
     #[error("attribute {attribute}=\"{}\" of device {uuid}: {why}", printable(value))]
     Attribute { uuid: DeviceId, attribute: String, value: String, why: String },
     #[error("device {uuid} cannot be brought online: {why}")]
@@ -175,8 +179,20 @@ impl Refusal {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::UnknownElement { meant: Some(meant), .. } => Some(format!("did you mean <{meant}>?")),
+            Self::UnknownElement { known, .. } if known.is_empty() => Some("nothing can stand in there".to_owned()),
+            Self::UnknownElement { known, .. } => Some(format!("known elements there: {known}")),
             Self::UnknownAttribute { meant: Some(meant), .. } => Some(format!("did you mean \"{meant}\"?")),
             Self::UnknownAttribute { known, .. } => Some(format!("known attributes: {known}")),
+            Self::MissingAttribute { attribute, .. } if attribute == "type" => {
+                Some("`virt-mdev types` shows the types of this host".to_owned())
+            }
+            Self::MissingAttribute { .. } => Some("it needs name=\"…\" and value=\"…\"".to_owned()),
+            Self::BadValue { attribute, .. } if attribute == "uuid" => Some("`uuidgen` makes one".to_owned()),
+            Self::StrayText(_) => Some("a device is an element: <device uuid=\"…\" type=\"…\"/>".to_owned()),
+            Self::Function { hint, .. } => Some((*hint).to_owned()),
+            Self::FunctionTwice { .. } => {
+                Some("each needs a function of its own: parent=\"…\" says which".to_owned())
+            }
             Self::DuplicateUuid { .. } => Some("every device needs a uuid of its own; `uuidgen` makes one".to_owned()),
             Self::ManagedFunction { .. } => Some("write managed='no' in that <hostdev type='pci'>".to_owned()),
             Self::NoSuchParent { parent, absent } | Self::FunctionNotReady { function: parent, absent, .. } => {
@@ -233,6 +249,9 @@ impl Refusal {
             Self::Definition { .. } => Some(
                 "mend that file (see mdevctl(8)), or describe the device in the domain's metadata, which goes before it".to_owned(),
             ),
+            Self::SeveralDefinitions { there: 0, .. } => Some(
+                "is the driver of one of these parents loaded? `virt-mdev types` shows what is there".to_owned(),
+            ),
             Self::SeveralDefinitions { uuid, .. } => Some(format!(
                 "keep one of them (`mdevctl undefine --uuid {uuid} --parent PARENT` removes one), or describe the device in the domain's metadata"
             )),
@@ -262,6 +281,21 @@ impl Refusal {
                 "add to the domain: <memtune><hard_limit unit='KiB'>{}</hard_limit></memtune>",
                 memory + 1024 * 1024
             )),
+            Self::Vanished { .. } => {
+                Some("start the domain again: it is made then, if metadata or a definition says what it is to be".to_owned())
+            }
+            Self::MadeMeanwhile { .. } => Some(
+                "start the domain again: if what is there now is what it wants, that is used; `virt-mdev list` shows it".to_owned(),
+            ),
+            Self::Create { .. } | Self::Attribute { .. } | Self::Online { .. } => Some(
+                "that is its driver's answer; the kernel's log (dmesg) or the vendor's service may say why".to_owned(),
+            ),
+            Self::Remove { .. } => Some(
+                "start the domain again once nobody has it open; `virt-mdev list` says what is in the way".to_owned(),
+            ),
+            Self::Worker { .. } => Some(
+                "the kernel's log (dmesg) and journalctl -t virt-mdev may say why; `virt-mdev reconcile` clears up".to_owned(),
+            ),
             Self::Blocked { .. } => Some(
                 "look at the kernel's log (dmesg) for the driver; `virt-mdev reconcile` clears up once it answers, and wait.driver in /etc/virt-mdev/config.toml is the limit".to_owned(),
             ),

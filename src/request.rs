@@ -95,28 +95,35 @@ fn function_of<'a>(
         let refusal = Refusal::FunctionNotReady { device: wanted.words(), function, absent };
         Some(refusal.until(Awaited::Parents(parents)))
     };
-    let refused = |why: &str| Refusal::Function { device: wanted.words(), why: why.to_owned() };
+    let refused = |why, hint| Refusal::Function { device: wanted.words(), why, hint };
+    let pass_it = "a virtual function is passed through by <hostdev type='pci' managed='no'> with its address; a mediated device has uuid=\"…\" in its place";
     if wanted.placement.is_some() || wanted.numa.is_some() || wanted.parents.len() > 1 {
         return Err(refused(
             "has no uuid, so it is a virtual function that the domain passes through, and there is nothing to choose: \
              placement, numa and a list of parents are not for it",
+            "take them out; a mediated device, which has them, has uuid=\"…\" too",
         ));
     }
     if !wanted.arguments.is_empty() {
         return Err(refused(
-            "has arguments: these are for the 2016 interface; a vGPU's attributes are written with <attribute>",
+            "has arguments, which are for the interface of 2016",
+            "a vGPU's attributes are written with <attribute name=\"nvidia/…\" value=\"…\"/>",
         ));
     }
     let found = match wanted.parents.first() {
         Some(parent) => {
             let named = domain.pcis.iter().find(|pci| pci.address.as_parent() == *parent);
             let named = named.ok_or_else(|| {
-                refused("has no uuid, and no <hostdev type='pci'> of the domain passes that function through")
+                refused(
+                    "has no uuid, and no <hostdev type='pci'> of the domain passes that function through",
+                    pass_it,
+                )
             })?;
             if !is_vgpu(&named.address) {
                 return Err(not_yet(&mut [named].into_iter()).unwrap_or_else(|| {
                     refused(
                         "has no uuid, and that function takes no vGPU types (no nvidia/current_vgpu_type)",
+                        "`virt-mdev types` shows the cards whose functions take them",
                     )
                 }));
             }
@@ -128,13 +135,14 @@ fn function_of<'a>(
                 return Err(not_yet(&mut domain.pcis.iter()).unwrap_or_else(|| {
                     refused(
                         "has no uuid, and no <hostdev type='pci'> of the domain is a virtual function that takes vGPU types",
+                        pass_it,
                     )
                 }));
             }
             _ => {
                 return Err(refused(
-                    "has neither uuid nor parent, and the domain passes several virtual functions through: \
-                     name one with parent=\"…\"",
+                    "has neither uuid nor parent, and the domain passes several virtual functions through",
+                    "name one with parent=\"…\"",
                 ));
             }
         },

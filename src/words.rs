@@ -77,9 +77,16 @@ pub fn errno(error: &io::Error) -> String {
     }
 }
 
-/// `items` as `a, b and c`.
+/// How many items a list names: a host may have hundreds of virtual functions.
+const LISTED: usize = 8;
+
+/// `items` as `a, b and c`; of very many, the first ones and how many more there are.
 pub fn list(items: &[String]) -> String {
     match items {
+        [..] if items.len() > LISTED => {
+            let first = items.get(..LISTED - 1).unwrap_or_default();
+            format!("{} and {} more", first.join(", "), items.len() - first.len())
+        }
         [] => String::new(),
         [one] => one.clone(),
         [most @ .., last] => format!("{} and {last}", most.join(", ")),
@@ -108,5 +115,8 @@ mod tests {
         let items: Vec<String> = ["a", "b", "c"].map(str::to_owned).to_vec();
         assert_eq!(list(&items), "a, b and c");
         assert_eq!(list(&items[..1]), "a");
+        let many: Vec<String> = (1..=9).map(|number| number.to_string()).collect();
+        assert_eq!(list(&many[..8]), "1, 2, 3, 4, 5, 6, 7 and 8");
+        assert_eq!(list(&many), "1, 2, 3, 4, 5, 6, 7 and 2 more");
     }
 }

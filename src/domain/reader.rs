@@ -247,7 +247,7 @@ impl Found {
 
     fn our_devices(&self, reader: &NsReader<&[u8]>, start: &BytesStart<'_>) -> Result<(), Refusal> {
         if start.local_name().as_ref() != b"devices" {
-            return Err(unknown_element("metadata", start, "devices"));
+            return Err(unknown_element("metadata", start, &["devices"]));
         }
         match attributes(reader, start, true)?.first() {
             None => Ok(()),
@@ -281,7 +281,7 @@ impl Found {
                 self.wanted.push(wanted);
                 Ok(At::OurDevice)
             }
-            (At::OurDevices, _) => Err(unknown_element("devices", start, "device")),
+            (At::OurDevices, _) => Err(unknown_element("devices", start, &["device"])),
             (At::OurDevice, b"attribute") => {
                 if let Some(device) = self.wanted.last_mut() {
                     device.add_attribute(&attributes(reader, start, true)?)?;
@@ -294,8 +294,8 @@ impl Found {
                 }
                 Ok(At::OurLeaf)
             }
-            (At::OurDevice, _) => Err(unknown_element("device", start, "attribute")),
-            _ => Err(unknown_element("attribute", start, "")),
+            (At::OurDevice, _) => Err(unknown_element("device", start, &["attribute", "argument"])),
+            _ => Err(unknown_element("attribute", start, &[])),
         }
     }
 
@@ -408,8 +408,9 @@ pub(super) fn in_namespace(reader: &NsReader<&[u8]>, start: &BytesStart<'_>, wan
     }
 }
 
-pub(super) fn unknown_element(parent: &str, start: &BytesStart<'_>, known: &'static str) -> Refusal {
+pub(super) fn unknown_element(parent: &str, start: &BytesStart<'_>, known: &[&str]) -> Refusal {
     let element = String::from_utf8_lossy(start.local_name().as_ref()).into_owned();
-    let meant = nearest(&element, [known]);
-    Refusal::UnknownElement { parent: parent.to_owned(), element, meant }
+    let meant = nearest(&element, known.iter().copied());
+    let known = known.iter().map(|name| format!("<{name}>")).collect::<Vec<_>>().join(", ");
+    Refusal::UnknownElement { parent: parent.to_owned(), element, meant, known }
 }

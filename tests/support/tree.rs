@@ -74,6 +74,15 @@ impl Tree {
         for function in tables(description, "function") {
             self.add_function(function);
         }
+        // A device that offers nothing.
+        for idle in tables(description, "idle") {
+            let (name, bus) = (text(idle, "name").unwrap(), text(idle, "bus").unwrap_or("pci"));
+            let directory = format!("sys/bus/{bus}/devices/{name}");
+            fs::create_dir_all(self.path(&directory)).unwrap();
+            if let Some(driver) = text(idle, "driver") {
+                self.link(&format!("{directory}/driver"), &format!("../../drivers/{driver}"));
+            }
+        }
         for device in tables(description, "device") {
             let get = |key| text(device, key).expect(key);
             self.add_device(get("uuid"), get("parent"), get("type"));

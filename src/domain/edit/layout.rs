@@ -184,7 +184,7 @@ impl Found {
             (At::Domain, b"devices") if self.devices.is_none() => At::Devices,
             (At::Metadata, b"devices") if ours(NAMESPACE) && self.ours.is_none() => At::Ours,
             (At::Metadata, _) if ours(NAMESPACE) => {
-                return Err(unknown_element("metadata", start, "devices"));
+                return Err(unknown_element("metadata", start, &["devices"]));
             }
             (At::Ours, b"device") if ours(NAMESPACE) || ours("") => {
                 let given = attributes(reader, start, true)?;
