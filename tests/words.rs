@@ -31,11 +31,7 @@ const ELSEWHERE: [(&str, &str); 7] = [
 ];
 
 /// What is read here only: nothing makes it happen at will.
-const NOWHERE: [(&str, &str); 10] = [
-    ("Awaited::Types", "no run waits for it in vain yet"),
-    ("Awaited::Type", "no run waits for it in vain yet"),
-    ("Awaited::AnyParent", "no run waits for it in vain yet"),
-    ("Why::Failed", "no run has a driver that refuses a removal of what is in the way of a start yet"),
+const NOWHERE: [(&str, &str); 6] = [
     ("DaemonGone", "the daemon that called has ended, and nobody reads what the hook says"),
     ("Told", "the worker has told already, and this is not printed"),
     ("BadDefinition::Unreadable", "the disk fails, or the file goes while it is opened"),

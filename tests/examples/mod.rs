@@ -208,6 +208,6 @@ pub(crate) fn whys() -> Vec<(&'static str, Why)> {
         ("it is in use by ", Why::Held { holder: Some(holder) }),
         ("its removal is pending until nobody has it open any more", Why::Pending { writer: None }),
         ("its driver is removing it", Why::Leaving),
-        ("cannot be removed: cannot write ", Why::Failed { what: refused("/sys/bus/pci/devices/0000:41:00.4/nvidia/current_vgpu_type", "Device or resource busy (EBUSY, 16)"), again: true }),
+        (" cannot be removed: the driver refused: ", Why::Failed { what: "the driver refused: Device or resource busy (EBUSY, 16)".to_owned(), again: true }),
     ]
 }
