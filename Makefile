@@ -16,6 +16,7 @@ UDEV_PROGRAM = virt-mdev-udev
 UDEV_RULES = 60-virt-mdev.rules
 MANUALS = $(wildcard packaging/man/*.[1-9])
 UNITS = $(wildcard packaging/systemd/*)
+TMPFILES = packaging/tmpfiles/virt-mdev.conf
 SCHEMAS = $(wildcard packaging/schema/*.json)
 DOCUMENTS = $(wildcard README.md docs/*.md)
 # Where bash, zsh and fish look for what packages bring; Debian keeps its zsh's own functions apart.
@@ -24,6 +25,7 @@ ZSH_DIR = $(PREFIX)/share/zsh/$(if $(wildcard /etc/debian_version),vendor-comple
 FISH_DIR = $(PREFIX)/share/fish/vendor_completions.d
 HOOKS_DIR = $(SYSCONFDIR)/libvirt/hooks/qemu.d
 UNITS_DIR = $(PREFIX)/lib/systemd/system
+TMPFILES_DIR = $(PREFIX)/lib/tmpfiles.d
 UDEV_DIR = $(PREFIX)/lib/udev
 
 # The Debian version is upstream's, a dash and the package's revision.
@@ -132,6 +134,7 @@ install: ## into DESTDIR, below PREFIX=/usr and SYSCONFDIR=/etc (libvirtd's AppA
 	    sed -i 's|"$(UDEV_PROGRAM)|"$(UDEV_DIR)/$(UDEV_PROGRAM)|' $(DESTDIR)$(UDEV_DIR)/rules.d/$(UDEV_RULES)
 	install -D -m 0644 -t $(DESTDIR)$(UNITS_DIR) $(UNITS)
 	sed -i 's|/usr/bin/|$(PREFIX)/bin/|' $(DESTDIR)$(UNITS_DIR)/*.service
+	install -D -m 0644 -t $(DESTDIR)$(TMPFILES_DIR) $(TMPFILES)
 	for manual in $(MANUALS); do \
 	    install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man$${manual##*.} $$manual || exit; done
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/virt-mdev/schema $(SCHEMAS)
@@ -148,7 +151,7 @@ install: ## into DESTDIR, below PREFIX=/usr and SYSCONFDIR=/etc (libvirtd's AppA
 uninstall: ## what install put there; a changed configuration stays
 	@test -n "$(DESTDIR)" || ! command -v systemctl >/dev/null || \
 	    systemctl --quiet disable --now $(filter-out %@.service,$(notdir $(UNITS))) 2>/dev/null || true
-	rm -f $(addprefix $(DESTDIR)$(UNITS_DIR)/,$(notdir $(UNITS)))
+	rm -f $(addprefix $(DESTDIR)$(UNITS_DIR)/,$(notdir $(UNITS))) $(DESTDIR)$(TMPFILES_DIR)/$(notdir $(TMPFILES))
 	rm -f $(DESTDIR)$(UDEV_DIR)/rules.d/$(UDEV_RULES) $(DESTDIR)$(UDEV_DIR)/$(UDEV_PROGRAM)
 	rm -f $(DESTDIR)$(HOOKS_DIR)/50-virt-mdev $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(PROGRAMS))
 	for manual in $(notdir $(MANUALS)); do rm -f $(DESTDIR)$(PREFIX)/share/man/man$${manual##*.}/$$manual; done

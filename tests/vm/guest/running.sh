@@ -30,7 +30,7 @@ install_policy() {
     selinuxenabled || return 0
     # -D: nothing is denied silently.
     if ! { semodule -D -i "$share/package/virt_mdev.pp" &&
-        restorecon -RFv /usr/bin/virt-mdev* /usr/lib/udev/virt-mdev* /usr/lib/systemd/system/virt-mdev*; } >"$log" 2>&1; then
+        restorecon -RFv /usr/bin/virt-mdev* /usr/lib/udev/virt-mdev* /usr/lib/systemd/system/virt-mdev* /run/virt-mdev; } >"$log" 2>&1; then
         result "not ok - install the SELinux module: $(tail -n1 "$log") (see logs/policy.log)"
         return 1
     fi

@@ -67,11 +67,19 @@ start bystander
 virsh -q suspend bystander
 bystander=$(qemu_pid bystander)
 
-step "install: that daemon calls the hook"
+step "install"
 install
 exists /usr/bin/virt-mdev /etc/virt-mdev/config.toml
+equal "the directory of records" '755 0:0' "$(stat -c '%a %u:%g' "$state")"
+equal "what is in it" '' "$(find "$state" -mindepth 1)"
 equal "the link in qemu.d" /usr/bin/virt-mdev-hook "$(readlink "$hooks/50-virt-mdev")"
-works
+
+step "the directory of records is made at boot, and by the hook where it is not there"
+rm -r "$state"
+equal "what systemd-tmpfiles says" '' "$(systemd-tmpfiles --create --boot --prefix=/run/virt-mdev 2>&1)"
+equal "the directory of records" '755 0:0' "$(stat -c '%a %u:%g' "$state")"
+rmdir "$state"
+works # the running daemon calls the hook
 
 step "its units are enabled, the timer runs, and the service can do its work"
 units=(virt-mdev-reconcile.service virt-mdev-reconcile.timer)

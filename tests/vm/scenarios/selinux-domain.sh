@@ -25,6 +25,11 @@ equal "SELinux" Permissive "$(getenforce)"
 contains "libvirt's security models" "$(virsh capabilities)" '<model>selinux</model>'
 runs_as "libvirt's daemon" virtd_t "$(wake_libvirt)"
 
+step "the directory of records has its type as systemd-tmpfiles makes it at boot"
+rm -r "$state"
+systemd-run --quiet --wait systemd-tmpfiles --create --prefix="$state"
+equal "type of $state" virt_mdev_runtime_t "$(stat -c %C "$state" | cut -d: -f3)"
+
 step "a domain gets its device, and gives it back"
 new_domain vm1
 device "$device" 'type="mtty-2" parent="mtty"' "$(attribute settings/first once)"
