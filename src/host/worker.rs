@@ -81,6 +81,7 @@ fn attend(child: &mut Child, limit: Duration) -> io::Result<Ended> {
     let mut deadline = Instant::now() + limit;
     let mut doing = "start".to_owned();
     let mut buffer = [0; 16 * 1024];
+    let mut closed = false;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -92,9 +93,13 @@ fn attend(child: &mut Child, limit: Duration) -> io::Result<Ended> {
         let mut ready =
             [PollFd::new(&pidfd, PollFlags::IN), PollFd::from_borrowed_fd(heard.as_fd(), PollFlags::IN)];
         let timeout = Timespec::try_from(left).ok();
+        // A worker that is ending closes its output before the kernel says that it has ended: a pipe that nobody can
+        // write to is always ready, and asking for it again and again only keeps the worker from its processor.
+        let listened = if closed { ready.get_mut(..1).unwrap_or_default() } else { ready.as_mut_slice() };
         // An interrupted poll is a poll that found nothing: the loop asks again.
-        let _ = poll(&mut ready, timeout.as_ref());
+        let _ = poll(listened, timeout.as_ref());
         let [ended, told] = &ready;
+        closed |= told.revents() == PollFlags::HUP;
         if told.revents().contains(PollFlags::IN) {
             let read = heard.read(&mut buffer)?;
             let lines = String::from_utf8_lossy(buffer.get(..read).unwrap_or_default()).into_owned();
