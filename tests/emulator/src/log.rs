@@ -17,7 +17,7 @@ const SHOWN: usize = 160;
 struct Line {
     weight: Weight,
     text: String,
-    /// When, and by whom: only in `trace`.
+    /// When, and by whom: only in `trace`; its name only if noise is kept.
     who: String,
 }
 

@@ -11,11 +11,11 @@ use super::Shared;
 use crate::call::Done;
 use crate::tree::{File, Ino, Kind, Tree};
 
-/// Nothing is remembered by the kernel,
-const TTL: Duration = Duration::ZERO;
-/// but in sysfs the attributes of what it has just looked up: it would ask twice for each part of a path.
+/// The kernel remembers no names that come and go by themselves,
+const NEVER: Duration = Duration::ZERO;
+/// but the attributes of what it has just looked up: it would ask twice for each part of a path.
 const JUST_LOOKED_UP: Duration = Duration::from_secs(1);
-/// And the directories that a host has for ever: every path begins with some of them.
+/// And names that a host has for ever, or that change only by what programs ask the kernel for.
 const FOR_EVER: Duration = Duration::from_secs(24 * 3600);
 /// Numbers of files are never used twice.
 const FIRST: Generation = Generation(0);
@@ -70,7 +70,8 @@ impl Shared {
             (Reply::Create(reply), Ok(Done::Created(ino, handle))) => match attributes(tree, ino) {
                 Some(attr) => {
                     let flags = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH;
-                    reply.created(&TTL, &attr, FIRST, FileHandle(handle), flags);
+                    let (attributes, entry) = remembered(&tree.path(ino), attr.kind);
+                    reply.created(&attributes.min(entry), &attr, FIRST, FileHandle(handle), flags);
                 }
                 None => reply.error(Errno::ENOENT),
             },
@@ -120,18 +121,22 @@ pub(super) fn list(listing: &Listing, offset: u64, mut reply: ReplyDirectory) {
 }
 
 /// How long the kernel may remember attributes and name of what it has looked up.
-fn remembered(path: &str, kind: FileType) -> (Duration, Duration) {
-    if path == "/sys" {
-        return (JUST_LOOKED_UP, FOR_EVER);
-    }
-    let Some(below) = path.strip_prefix("/sys/") else { return (TTL, TTL) };
-    // No driver takes these away (`World::skeleton`); below them, what is there may be gone the next moment.
-    let lasts = match *below.split('/').collect::<Vec<_>>().as_slice() {
-        ["bus" | "class" | "devices"] | ["class" | "bus", _] | ["bus", _, "devices"] => true,
-        ["devices", bus] => bus == "virtual" || bus.starts_with("pci"),
-        _ => false,
+pub(super) fn remembered(path: &str, kind: FileType) -> (Duration, Duration) {
+    let directory = kind == FileType::Directory;
+    let lasts = match *path.split('/').skip(1).collect::<Vec<_>>().as_slice() {
+        ["sys"] => true,
+        // No driver takes these away (`World::skeleton`); below them, what is there may be gone the next moment.
+        ["sys", "bus" | "class" | "devices"]
+        | ["sys", "class" | "bus", _]
+        | ["sys", "bus", _, "devices"]
+        | ["sys", "devices", "virtual"] => directory,
+        ["sys", "devices", bus] => directory && bus.starts_with("pci"),
+        // Drivers and udevd make files here.
+        ["sys" | "dev", ..] | ["run", "udev", ..] => false,
+        // The kernel itself keeps account of who makes, moves and removes a name, as in a file system in memory.
+        _ => true,
     };
-    (JUST_LOOKED_UP, if lasts && kind == FileType::Directory { FOR_EVER } else { TTL })
+    (JUST_LOOKED_UP, if lasts { FOR_EVER } else { NEVER })
 }
 
 fn file_type(file: &File) -> FileType {
