@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode};
 
 use clap::{Args, Parser, Subcommand};
+use fuser::Notifier;
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -86,7 +87,9 @@ enum Verb {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match (cli.verb, cli.start) {
-        (Some(Verb::Serve { start }), _) => begin(&start).and_then(|(emulator, _mount)| serve(&emulator)),
+        (Some(Verb::Serve { start }), _) => {
+            begin(&start).and_then(|(emulator, mount)| serve(&emulator, &mount.notifier()))
+        }
         (Some(Verb::Enter { pid, command }), _) => enter(pid, &command),
         (Some(Verb::Hold { node, name }), _) => hold(&node, name.as_deref()),
         (None, Some(start)) => begin(&start).and_then(|(_, _mount)| run(&cli.command)),
@@ -155,7 +158,7 @@ fn end_all() {
     }
 }
 
-fn serve(emulator: &Emulator) -> io::Result<i32> {
+fn serve(emulator: &Emulator, kernel: &Notifier) -> io::Result<i32> {
     let mut out = io::stdout().lock();
     writeln!(out, "{}", std::process::id())?;
     out.flush()?;
@@ -168,12 +171,13 @@ fn serve(emulator: &Emulator) -> io::Result<i32> {
             _ => None,
         };
         match weight {
+            _ if line == "fingerprint" => writeln!(out, "1\n{}", emulator.fingerprint())?,
             Some(weight) => {
                 let text = emulator.log(weight);
                 writeln!(out, "{}", text.lines().count())?;
                 out.write_all(text.as_bytes())?;
             }
-            None => match emulator.control(&line) {
+            None => match told(emulator, kernel, &line) {
                 Ok(()) => writeln!(out, "ok")?,
                 Err(why) => writeln!(out, "error: {why}")?,
             },
@@ -182,6 +186,14 @@ fn serve(emulator: &Emulator) -> io::Result<i32> {
     }
     end_all();
     Ok(0)
+}
+
+fn told(emulator: &Emulator, kernel: &Notifier, line: &str) -> Result<(), String> {
+    match line.split_whitespace().collect::<Vec<_>>().as_slice() {
+        ["save", name] => emulator.save(name),
+        ["load", name] => emulator.load(name, kernel),
+        _ => emulator.control(line),
+    }
 }
 
 fn enter(pid: u32, command: &[String]) -> io::Result<i32> {

@@ -2,6 +2,7 @@
 //! says now.
 
 mod answer;
+mod saved;
 
 use std::collections::HashMap;
 use std::ffi::OsStr;

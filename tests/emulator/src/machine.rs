@@ -10,7 +10,7 @@ use nix::libc::{O_ACCMODE, O_RDONLY, O_TRUNC};
 use crate::call::{Call, Caller, Done, Outcome, Ticket, Weight};
 use crate::fault::{Action, Fault, fits};
 use crate::log::{self, Log};
-use crate::model::{Attribute, Effect, Uevent, World};
+use crate::model::{Attribute, Changed, Effect, Uevent, World};
 use crate::tree::Kind;
 
 /// What is to be done now, in this order.
@@ -55,6 +55,8 @@ pub struct Machine<R> {
     log: Log,
     faults: Vec<Fault>,
     waiting: BTreeMap<u64, Waiting<R>>,
+    /// Hosts as they were, by name.
+    saved: BTreeMap<String, World>,
     next: u64,
     todo: Vec<Todo<R>>,
     /// What the last line of the control file had wrong.
@@ -69,6 +71,7 @@ impl<R> Machine<R> {
             log,
             faults: Vec::new(),
             waiting: BTreeMap::new(),
+            saved: BTreeMap::new(),
             next: 0,
             todo: Vec::new(),
             complaint: String::new(),
@@ -118,7 +121,9 @@ impl<R> Machine<R> {
         let action = struck.fold(None, |first, action| first.or(Some(action)));
         let logged = self.log.all || weight > Weight::Noise || action.is_some();
         let text = if logged { log::describe(&call, &paths) } else { String::new() };
-        let who = if logged { format!("{} {}", caller.pid, who()) } else { String::new() };
+        // Only a trace tells it, and to ask for a name takes longer than to answer.
+        let who = if self.log.all { who() } else { String::new() };
+        let who = if logged { format!("{} {who}", caller.pid) } else { String::new() };
         let weight = if action.is_some() { weight.max(Weight::Read) } else { weight };
         match action {
             Some(Action::Fail(errno)) => {
@@ -311,6 +316,24 @@ impl<R> Machine<R> {
         let line = |waiting: &Waiting<R>| format!("{} {}\n", waiting.caller.pid, waiting.text);
         let long = |waiting: &&Waiting<R>| !matches!(waiting.why, Why::Moment(_));
         self.waiting.values().filter(long).map(line).collect()
+    }
+
+    /// Keeps the host as it is now.
+    pub fn save(&mut self, name: &str) -> Result<(), String> {
+        self.must_be_quiet()?;
+        self.saved.insert(name.to_owned(), self.world.saved()?);
+        Ok(())
+    }
+
+    /// The host is as it was when it was kept; what the kernel remembers of it is to be forgotten.
+    pub fn load(&mut self, name: &str) -> Result<Changed, String> {
+        self.must_be_quiet()?;
+        let saved = self.saved.get(name).ok_or_else(|| format!("nothing is saved as {name}"))?;
+        self.world.load(saved)
+    }
+
+    fn must_be_quiet(&self) -> Result<(), String> {
+        if self.waiting.is_empty() { Ok(()) } else { Err("somebody waits for an answer".to_owned()) }
     }
 
     /// Does what a line of the control file says.

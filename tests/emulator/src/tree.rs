@@ -5,7 +5,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::model::Attribute;
+use crate::model::{Attribute, Changed};
 
 /// Number of a file, never used twice: a handle on what is gone finds nothing.
 pub type Ino = u64;
@@ -249,6 +249,47 @@ impl Tree {
         if let Some(dir) = self.find(dir) {
             self.unlink(dir, name);
         }
+    }
+
+    /// Nobody has anything open any more.
+    pub fn close_all(&mut self) {
+        let open: Vec<Ino> =
+            self.files.iter().filter(|(_, file)| file.opens > 0).map(|(ino, _)| *ino).collect();
+        for ino in open {
+            if let Some(file) = self.get_mut(ino) {
+                file.opens = 0;
+            }
+            self.forget(ino);
+        }
+    }
+
+    /// New files get no number that the other tree has used.
+    pub fn number_after(&mut self, other: &Self) {
+        self.next = self.next.max(other.next);
+    }
+
+    /// What is different in another tree that this one has come from, or will be.
+    pub fn changed(&self, other: &Self) -> Changed {
+        let none = BTreeMap::new();
+        let mut changed = Changed::default();
+        let more = other.files.keys().filter(|ino| !self.files.contains_key(*ino));
+        for ino in self.files.keys().chain(more) {
+            let files = [self, other].map(|tree| tree.files.get(ino));
+            if let [Some(old), Some(new)] = files
+                && Arc::ptr_eq(old, new)
+            {
+                continue;
+            }
+            changed.files.push(*ino);
+            let [old, new] = files.map(|file| match file.map(|file| &file.kind) {
+                Some(Kind::Dir(names)) => names,
+                _ => &none,
+            });
+            let names = old.keys().chain(new.keys().filter(|name| !old.contains_key(*name)));
+            let names = names.filter(|name| old.get(*name) != new.get(*name));
+            changed.names.extend(names.map(|name| (*ino, name.clone())));
+        }
+        changed
     }
 
     /// How many directories a directory has.

@@ -24,6 +24,13 @@ pub(super) struct Handle {
     pub(super) flushed: Option<Duration>,
 }
 
+impl Handle {
+    /// Whether its user has a node open, and has not closed it.
+    pub(super) fn holds_node(&self) -> bool {
+        self.node.is_some() && self.flushed.is_none()
+    }
+}
+
 /// An open that waits for the close of another.
 #[derive(Debug, Clone)]
 pub(super) struct Opening {

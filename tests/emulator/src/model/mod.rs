@@ -10,6 +10,7 @@ mod mdev;
 mod nodes;
 mod pci;
 mod proposal;
+mod saved;
 mod udevd;
 mod vendor;
 mod vfs;
@@ -26,6 +27,7 @@ use crate::host::Host;
 use crate::tree::{Kind, Tree};
 
 pub use attributes::{Attribute, VendorFile};
+pub use saved::Changed;
 pub use udevd::properties;
 pub use vfs::GET_DEVICE;
 

@@ -5,6 +5,7 @@ use super::*;
 use crate::call::{Call, Caller, Outcome};
 
 mod labels;
+mod saved;
 
 const A: &str = "aaaaaaaa-0000-4000-8000-00000000000a";
 const B: &str = "bbbbbbbb-0000-4000-8000-00000000000b";

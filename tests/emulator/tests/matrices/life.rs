@@ -6,7 +6,8 @@ use std::sync::{Mutex, PoisonError};
 use crate::labels;
 use crate::shapes::Shape;
 use crate::snapshot::Snapshot;
-use crate::stage::{Stage, State, Told};
+use crate::stage::{Stage, Told};
+use crate::state::State;
 
 /// An event that something goes wrong in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

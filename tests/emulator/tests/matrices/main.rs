@@ -14,6 +14,7 @@ mod report;
 mod shapes;
 mod snapshot;
 mod stage;
+mod state;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::process::ExitCode;
@@ -136,7 +137,7 @@ fn explore(stage: &mut Option<Stage>, number: usize, job: &Job, lives: &Lives, r
     let life = match known {
         Some(life) => life,
         None => {
-            let life = Arc::new(Life::record(stage, &job.shape)?);
+            let life = Arc::new(errno::in_time(|| Life::record(stage, &job.shape))?);
             lives.lock().unwrap_or_else(PoisonError::into_inner).insert(key, life.clone());
             life
         }

@@ -1,6 +1,8 @@
 //! An emulated host with a daemon and a QEMU on it, which can be brought to any state that was seen before.
 
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use virt_mdev_emulator::client::Emulated;
@@ -8,6 +10,7 @@ use virt_mdev_emulator::client::Emulated;
 use crate::agent::Agent;
 use crate::shapes::{Backend, Shape};
 use crate::snapshot::Snapshot;
+use crate::state::{State, rename, written};
 
 const EMULATOR: &str = env!("CARGO_BIN_EXE_virt-mdev-emulator");
 
@@ -16,22 +19,6 @@ pub(crate) type Told<T> = Result<T, String>;
 
 fn words(error: std::io::Error) -> String {
     format!("the harness itself: {error}")
-}
-
-/// A state of the host, and how to get there from an empty one.
-#[derive(Debug, Clone)]
-pub(crate) struct State {
-    pub(crate) snapshot: Snapshot,
-    /// Whether QEMU has the devices open.
-    held: bool,
-    /// Writes to sysfs.
-    writes: Vec<(String, String)>,
-    /// Files and links of the record, as they were.
-    records: Vec<String>,
-    /// Files of locks.
-    locks: Vec<String>,
-    /// Who was the daemon then.
-    daemon: [String; 2],
 }
 
 /// How a program ended.
@@ -69,8 +56,12 @@ pub(crate) struct Stage {
     /// Writes to sysfs since the host was empty.
     writes: Vec<(String, String)>,
     held: bool,
+    /// States that the emulator has kept, by number, each with the daemon that its records name.
+    kept: BTreeMap<u64, [String; 2]>,
+    /// What was seen, by the host's fingerprint.
+    looks: HashMap<Vec<String>, (Vec<String>, Vec<String>)>,
     /// What was last seen, if nothing has happened since.
-    seen: Option<(Snapshot, bool)>,
+    seen: Option<Snapshot>,
 }
 
 /// The product's programs, built before.
@@ -79,29 +70,6 @@ pub(crate) fn built(program: &str) -> PathBuf {
     let target =
         std::env::var_os("VIRT_MDEV_BUILT").map_or_else(|| here.join("../../target/release"), PathBuf::from);
     target.join(program)
-}
-
-/// What a number of a process stands after, in a record and in words.
-const BEFORE_NUMBERS: [&str; 3] = ["\"pid\":", "\"start_time\":", "pid "];
-
-/// Puts something else in the place of numbers of processes. Other numbers may be the same by chance: an owner's, once
-/// in a machine's life, is the tick in which a process began.
-fn rename(text: &str, other: impl Fn(&str) -> Option<String>) -> String {
-    let mut out = String::new();
-    let mut rest = text;
-    let next = |rest: &str| {
-        let ends = BEFORE_NUMBERS.iter().filter_map(|before| Some(rest.find(before)? + before.len()));
-        ends.min()
-    };
-    while let Some(at) = next(rest) {
-        let (before, after) = rest.split_at(at);
-        let end = after.find(|next: char| !next.is_ascii_digit()).unwrap_or(after.len());
-        let (number, after) = after.split_at(end);
-        out.push_str(before);
-        out.push_str(&other(number).unwrap_or_else(|| number.to_owned()));
-        rest = after;
-    }
-    out + rest
 }
 
 impl Stage {
@@ -124,6 +92,8 @@ impl Stage {
             arguments: Vec::new(),
             writes: Vec::new(),
             held: false,
+            kept: BTreeMap::new(),
+            looks: HashMap::new(),
             seen: None,
         };
         stage.take_up(shape, config)?;
@@ -148,6 +118,8 @@ impl Stage {
         (self.daemon, self.qemu) = (daemon, qemu);
         self.host = host;
         self.held = false;
+        self.kept.clear();
+        self.looks.clear();
         self.seen = None;
         Ok(())
     }
@@ -285,20 +257,27 @@ impl Stage {
     }
 
     fn lines_now(&mut self) -> Told<(Vec<String>, Vec<String>)> {
-        let mut lines = self.daemon.ask(&["look"]).map_err(words)?;
+        // A host that looks the same to every program has been looked at.
+        let fingerprint = self.lines("fingerprint")?;
+        if let Some(seen) = self.looks.get(&fingerprint) {
+            return Ok(seen.clone());
+        }
+        // Not by the daemon: another would have to find out where to look.
+        let mut lines = self.qemu.ask(&["look"]).map_err(words)?;
         let count: usize = lines.remove(0).parse().map_err(|_| "no count".to_owned())?;
         let records = lines.split_off(count);
+        self.looks.insert(fingerprint, (lines.clone(), records.clone()));
         Ok((lines, records))
     }
 
     /// What there is now.
     pub(crate) fn look(&mut self) -> Told<Snapshot> {
-        if let Some((seen, _)) = &self.seen {
+        if let Some(seen) = &self.seen {
             return Ok(seen.clone());
         }
         let (hardware, records) = self.lines_now()?;
         let snapshot = Snapshot { hardware, records: records.iter().map(|line| self.named(line)).collect() };
-        self.seen = Some((snapshot.clone(), self.held));
+        self.seen = Some(snapshot.clone());
         Ok(snapshot)
     }
 
@@ -317,24 +296,54 @@ impl Stage {
         let locks = self.daemon.ask(&["locks"]).map_err(words)?;
         let daemon = self.daemon.identity.clone();
         self.control("clear-log")?;
-        Ok(State { snapshot, held: self.held, writes: self.writes.clone(), records, locks, daemon })
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Ok(State { number, snapshot, held: self.held, writes: self.writes.clone(), records, locks, daemon })
     }
 
     /// Brings the host to a state that it was in.
     pub(crate) fn restore(&mut self, state: &State) -> Told<()> {
-        if self.seen.as_ref().is_some_and(|(seen, held)| *seen == state.snapshot && *held == state.held)
-            && !self.shape.fresh
-        {
-            return self.make_locks(state);
-        }
-        if let Ok(None) = self.try_restore(state) {
+        let kept = self.kept.contains_key(&state.number);
+        let difference = if kept { self.load(state) } else { self.build(state) };
+        if let Ok(None) = difference {
             return Ok(());
         }
         self.restart()?;
-        match self.try_restore(state)? {
+        match self.build(state)? {
             None => Ok(()),
             Some(difference) => Err(format!("the harness cannot restore a state:\n    {difference}")),
         }
+    }
+
+    /// As the emulator has kept it.
+    fn load(&mut self, state: &State) -> Told<Option<String>> {
+        self.seen = None;
+        self.let_go()?;
+        self.control(&format!("load {}", state.number))?;
+        self.writes.clone_from(&state.writes);
+        let there = self.kept.get(&state.number).map(|daemon| state.records(daemon)).unwrap_or_default();
+        let wanted = state.records(&self.daemon.identity);
+        self.record(wanted.iter().filter(|line| !there.contains(line)))?;
+        self.complete(state)
+    }
+
+    /// What was not kept, because it is open.
+    fn complete(&mut self, state: &State) -> Told<Option<String>> {
+        if state.held {
+            self.hold()?;
+        }
+        Ok(self.look()?.differs(&state.snapshot))
+    }
+
+    /// Writes lines of a record as they are.
+    fn record<'a>(&mut self, lines: impl IntoIterator<Item = &'a String>) -> Told<()> {
+        for line in lines {
+            let mut parts = line.splitn(3, ' ');
+            let (kind, path, text) = (parts.next(), parts.next(), parts.next());
+            let (Some(kind), Some(path), Some(text)) = (kind, path, text) else { return Err(line.clone()) };
+            self.daemon.ask(&[kind, path, text]).map_err(words)?;
+        }
+        Ok(())
     }
 
     fn make_locks(&mut self, state: &State) -> Told<()> {
@@ -344,7 +353,8 @@ impl Stage {
         self.daemon.ask(&fields).map_err(words).map(drop)
     }
 
-    fn try_restore(&mut self, state: &State) -> Told<Option<String>> {
+    /// From an empty host on, as it was brought about; the emulator keeps it.
+    fn build(&mut self, state: &State) -> Told<Option<String>> {
         self.begin()?;
         for (path, data) in state.writes.iter().skip(self.shape.before.len()).cloned().collect::<Vec<_>>() {
             self.write(&path, &data)?;
@@ -353,34 +363,15 @@ impl Stage {
         if !self.shape.fresh || !state.records.is_empty() {
             self.make_locks(state)?;
         }
-        for line in &state.records {
-            let [pid, start] = &self.daemon.identity;
-            let line = rename(line, |number| match number {
-                _ if number == state.daemon[0] => Some(pid.clone()),
-                _ if number == state.daemon[1] => Some(start.clone()),
-                _ => None,
-            });
-            let mut parts = line.splitn(3, ' ');
-            let (kind, path, text) = (parts.next(), parts.next(), parts.next());
-            let (Some(kind), Some(path), Some(text)) = (kind, path, text) else { return Err(line) };
-            self.daemon.ask(&[kind, path, text]).map_err(words)?;
-        }
+        self.record(&state.records(&self.daemon.identity))?;
         for line in state.snapshot.labels() {
             self.daemon.ask(&["label", line]).map_err(words)?;
         }
-        if state.held {
-            self.hold()?;
+        self.control(&format!("save {}", state.number))?;
+        let difference = self.complete(state)?;
+        if difference.is_none() {
+            self.kept.insert(state.number, self.daemon.identity.clone());
         }
-        Ok(self.look()?.differs(&state.snapshot))
+        Ok(difference)
     }
-}
-
-/// Path and data of a successful write to sysfs, as the log has it.
-fn written(line: &str) -> Option<(String, String)> {
-    let rest = line.strip_prefix("write ")?.strip_prefix("/sys/")?;
-    let (path, rest) = rest.split_once(" \"")?;
-    let (data, result) = rest.rsplit_once("\" = ")?;
-    result.parse::<usize>().ok()?;
-    let data = data.replace("\\n", "\n").replace("\\\"", "\"").replace("\\\\", "\\");
-    Some((format!("/sys/{path}"), data))
 }
