@@ -77,6 +77,10 @@ pub fn add(
     if done.is_err() {
         let added = plan.devices();
         undo::unwind(context, guard, Back::Start, &|device| added.contains(device), None).report();
+        // What was refused by the last place stands in the file yet, as intended.
+        if let Err(trouble) = guard.end() {
+            log::warn!("{trouble}");
+        }
     }
     done
 }

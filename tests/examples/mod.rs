@@ -26,8 +26,8 @@ variants!(REFUSAL, refusal, Refusal:
     MissingAttribute BadValue DuplicateUuid TooManyDevices StrayText Function FunctionNotReady FunctionTwice
     ManagedFunction NoSuchParent NoParents NoUuidThere NoArgumentsThere ArgumentsTooLong NoSuchType AmbiguousType
     NotOnNode NoRoom Model OtherDevice Held ClaimedByOther NotYet Definition SeveralDefinitions Defined NothingMakesIt
-    Seclabel NotInNamespace MemoryLimit Vanished Create MadeMeanwhile Attribute Online Remove Io Blocked DaemonGone Told
-    Worker Config);
+    Seclabel NotInNamespace MemoryLimit Vanished Create MadeMeanwhile Attribute Online Remove Io Blocked BeingStarted
+    DaemonGone Told Worker Config);
 variants!(ABSENT, absence, Absent: Unknown Device Driver Offer);
 variants!(AWAITED, awaiting, Awaited: Parents Types Type AnyParent);
 variants!(DEFINITION, definition, BadDefinition:
@@ -148,6 +148,7 @@ pub(crate) fn refusals() -> Vec<(&'static str, Refusal)> {
         (" cannot be removed: ", Refusal::Remove { uuid: device(), why: refused(&sysfs("remove"), "Resource temporarily unavailable (EAGAIN, 11)") }),
         ("cannot write the record /run/virt-mdev/", Refusal::Io { what: format!("cannot write the record /run/virt-mdev/domains/{UUID}.json"), why: text("No space left on device (ENOSPC, 28)") }),
         (": it has not returned for ", Refusal::Blocked { doing: format!("write \"1\" to {}", sysfs("remove")), limit: Duration::from_secs(30) }),
+        ("libvirt is starting the domain", Refusal::BeingStarted),
         (") that was starting the domain has ended", Refusal::DaemonGone { pid: 4711 }),
         ("see above", Refusal::Told),
         ("the process that makes the devices ", Refusal::Worker { how: text("ended with signal: 9 (SIGKILL)") }),
@@ -178,7 +179,8 @@ pub(crate) fn awaited() -> Vec<(&'static str, Awaited)> {
         ("waited for the parent ", Awaited::Parents(vec![parent("0000:86:00.0")])),
         ("waited for one of the parents ", Awaited::Parents(vec![parent("0000:86:00.0"), parent("0000:87:00.0")])),
         ("waited for the types of ", Awaited::Types(vec![parent("0000:86:00.0")])),
-        ("waited for a parent with the type ", Awaited::Type(wish())),
+        ("waited for a parent with the type ", Awaited::Type { wish: wish(), numa: None }),
+        (" on NUMA node 1", Awaited::Type { wish: wish(), numa: Some(1) }),
         ("waited for a parent in vain", Awaited::AnyParent),
     ]
 }

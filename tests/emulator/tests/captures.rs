@@ -21,7 +21,7 @@ const LOCALES: [(&str, &str); 2] = [("utf8", "C.UTF-8"), ("c", "C")];
 
 /// Name of the capture, what is run, and whether it keeps to 80 columns: a plan, findings and what `--long` and
 /// Prometheus want are for copying, searching and programs.
-const CAPTURES: [(&str, &str, bool); 20] = [
+const CAPTURES: [(&str, &str, bool); 24] = [
     ("types", "virt-mdev types", true),
     ("types-long", "virt-mdev types --long", false),
     ("list", "virt-mdev list", true),
@@ -38,6 +38,10 @@ const CAPTURES: [(&str, &str, bool); 20] = [
     ("help-types", "virt-mdev types --help", true),
     ("help-list", "virt-mdev list --help", true),
     ("help-show", "virt-mdev show --help", true),
+    ("help-assign", "virt-mdev assign --help", true),
+    ("help-unassign", "virt-mdev unassign --help", true),
+    ("help-attach", "virt-mdev attach --help", true),
+    ("help-detach", "virt-mdev detach --help", true),
     ("help-plan", "virt-mdev plan --help", true),
     ("help-doctor", "virt-mdev doctor --help", true),
     ("help-reconcile", "virt-mdev reconcile --help", true),
