@@ -189,7 +189,7 @@ _virt__mdev() {
             return 0
             ;;
         virt__mdev__subcmd__doctor)
-            opts="-h --help"
+            opts="-h --fix --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

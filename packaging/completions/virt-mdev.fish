@@ -62,6 +62,8 @@ complete -c virt-mdev -n "__fish_virt_mdev_using_subcommand assign" -l fresh -d 
 complete -c virt-mdev -n "__fish_virt_mdev_using_subcommand assign" -s h -l help -d 'Print help'
 complete -c virt-mdev -n "__fish_virt_mdev_using_subcommand unassign" -l all -d 'All that it has from virt-mdev'
 complete -c virt-mdev -n "__fish_virt_mdev_using_subcommand unassign" -s h -l help -d 'Print help'
+complete -c virt-mdev -n "__fish_virt_mdev_using_subcommand doctor" -l fix -d 'Do what is safe about it, and say so'
+complete -c virt-mdev -n "__fish_virt_mdev_using_subcommand doctor" -l json -d 'Print JSON'
 complete -c virt-mdev -n "__fish_virt_mdev_using_subcommand doctor" -s h -l help -d 'Print help'
 complete -c virt-mdev -n "__fish_virt_mdev_using_subcommand attach" -l parent -d 'On this one; of several, the first with room' -r -f
 complete -c virt-mdev -n "__fish_virt_mdev_using_subcommand attach" -l attribute -d 'Of the driver; several: in this order' -r -f

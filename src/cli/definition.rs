@@ -5,6 +5,7 @@ use super::virsh::{XmlFile, virsh};
 use crate::domain::{Domain, MAX_XML};
 use crate::host::{Host, Trouble};
 use crate::ids::DomainUuid;
+use crate::refusal::Refusal;
 use crate::words::printable;
 
 /// Where libvirt keeps the definitions of its domains.
@@ -133,11 +134,20 @@ pub(super) fn about(name: &str, failure: Failure) -> Failure {
 
 /// What libvirt has on file, as far as it can be read: of domains that run, too, what they will be.
 pub(super) fn all(host: &Host) -> Result<Vec<Domain>, Trouble> {
-    let files = host.names(DOMAINS)?;
-    let files = files.iter().filter(|file| file.ends_with(".xml"));
-    Ok(files
-        .filter_map(|file| Domain::read(&host.read_whole(&format!("{DOMAINS}/{file}")).ok()?).ok())
-        .collect())
+    Ok(files(host)?.into_iter().filter_map(|(_, read)| read.ok()).collect())
+}
+
+/// A file's name, and the domain that it defines or what is wrong with that.
+pub(super) type Read = (String, Result<Domain, Refusal>);
+
+/// The same, of each file.
+pub(super) fn files(host: &Host) -> Result<Vec<Read>, Trouble> {
+    let files = host.names(DOMAINS)?.into_iter().filter(|file| file.ends_with(".xml"));
+    let read = |file: String| {
+        let xml = host.read_whole(&format!("{DOMAINS}/{file}")).ok()?;
+        Some((file, Domain::read(&xml)))
+    };
+    Ok(files.filter_map(read).collect())
 }
 
 #[cfg(test)]

@@ -1,110 +1,248 @@
 //! `virt-mdev doctor`: what on this host would keep a domain from its devices, each finding with its fix.
 
+mod domains;
+mod machine;
+
 use std::fmt::Write as _;
 
-use super::Failure;
+use serde::Serialize;
+
+use super::{Failure, reconcile, to_json};
 use crate::config::Config;
-use crate::domain::Domain;
-use crate::host::{Host, Trouble, daemon, definitions, node};
-use crate::ids::{DeviceId, MdevUuid, Node};
+use crate::host::libvirt::{self, Daemon};
+use crate::host::{Host, Trouble, definitions};
+use crate::ids::MdevUuid;
 use crate::qemu_conf::QemuConf;
-use crate::refusal::Refusal;
-use crate::startable::{self, QEMU_CONF};
-use crate::words::printable;
+use crate::startable::QEMU_CONF;
 
-/// Where libvirt keeps the definitions of its domains.
-const DOMAINS: &str = "etc/libvirt/qemu";
-const HOOK: &str = "etc/libvirt/hooks/qemu.d/50-virt-mdev";
-/// libvirt's daemon, monolithic or modular.
-const PIDS: [&str; 2] = ["run/libvirtd.pid", "run/virtqemud.pid"];
-
-struct Finding {
-    what: String,
-    fix: String,
+/// What `--fix` can do about a finding: nothing that a running domain, or anybody else's work, would notice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Act {
+    /// Link the hook to where libvirt looks.
+    Link,
+    /// Make the daemon look for hooks.
+    Tell(Daemon),
+    /// Let everybody ask VFIO for a container, as the kernel and udev have it.
+    Open,
+    /// Take away what nobody answers for.
+    Reconcile,
 }
 
-pub(super) fn run(host: &Host) -> Result<String, Failure> {
-    let mut findings = Vec::new();
-    let mut find = |what: String, fix: String| findings.push(Finding { what, fix });
-    if !host.exists(HOOK) {
-        find(
-            format!("libvirt does not call virt-mdev: /{HOOK} is not there"),
-            "install the package again, or: ln -s /usr/bin/virt-mdev-hook /etc/libvirt/hooks/qemu.d/50-virt-mdev"
-                .to_owned(),
-        );
+/// One finding, and one element of `--json` (packaging/schema/doctor.json).
+#[derive(Debug, Serialize)]
+struct Finding {
+    /// What is wrong.
+    what: String,
+    /// What comes of it.
+    why: &'static str,
+    /// What to do about it; the lines of it stand alone, to be copied.
+    fix: String,
+    /// Whether `--fix` does it.
+    fixable: bool,
+    #[serde(skip)]
+    act: Option<Act>,
+}
+
+impl Finding {
+    fn new(what: impl Into<String>, why: &'static str, fix: impl Into<String>) -> Self {
+        Self { what: what.into(), why, fix: fix.into(), fixable: false, act: None }
+    }
+
+    fn with(self, act: Act) -> Self {
+        Self { fixable: true, act: Some(act), ..self }
+    }
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report<'a> {
+    version: u32,
+    findings: &'a [Finding],
+    notes: &'a [String],
+}
+
+pub(super) fn run(host: &Host, fix: bool, json: bool) -> Result<String, Failure> {
+    let mut said = String::new();
+    if fix {
+        for finding in look(host)? {
+            let Some(act) = &finding.act else { continue };
+            match mend(host, act) {
+                Ok(done) => {
+                    let _ = writeln!(said, "fixed: {}: {done}", finding.what);
+                }
+                Err(failure) => log::warn!("not fixed: {}: {}", finding.what, failure.text),
+            }
+        }
+    }
+    let findings = look(host)?;
+    let notes: Vec<String> = who_brings_up(host)?.into_iter().collect();
+    let number = findings.len();
+    let text = format!("{number} problem{} found", if number == 1 { "" } else { "s" });
+    if json {
+        said = to_json(&Report { version: 1, findings: &findings, notes: &notes })?;
+    } else {
+        for note in &notes {
+            let _ = writeln!(said, "note: {note}");
+        }
+        if findings.is_empty() {
+            said.push_str("Nothing found that would keep a domain from its devices.\n");
+        }
+        for Finding { what, why, fix, .. } in &findings {
+            let _ = writeln!(said, "problem: {what}\nwhy: {why}\nfix: {fix}");
+        }
+    }
+    if findings.is_empty() {
+        return Ok(said);
+    }
+    let hint = findings
+        .iter()
+        .any(|finding| finding.fixable)
+        .then(|| "`virt-mdev doctor --fix` does what is safe".to_owned());
+    Err(Failure { before: said, text, hint })
+}
+
+/// All that is wrong, the most general first.
+fn look(host: &Host) -> Result<Vec<Finding>, Trouble> {
+    let mut findings = hook(host);
+    let config = match Config::load(host) {
+        Ok((config, unknown)) => {
+            let path = crate::config::PATH;
+            findings.extend(unknown.into_iter().map(|unknown| {
+                Finding::new(
+                    format!("/{path}: {unknown}"),
+                    "what it was to say is not done",
+                    "correct that line",
+                )
+            }));
+            config
+        }
+        Err(refusal) => {
+            findings.push(Finding::new(
+                refusal.to_string(),
+                "every start with mediated devices is refused",
+                "correct it",
+            ));
+            Config::default()
+        }
+    };
+    if !config.enabled {
+        findings.push(Finding::new(
+            format!("/{}: enabled = false", crate::config::PATH),
+            "no domain gets its devices",
+            "set it to true, unless that is what you want",
+        ));
     }
     let conf = match QemuConf::parse(&host.text(QEMU_CONF)?) {
         Ok(conf) => conf,
         Err(why) => {
-            find(format!("/{QEMU_CONF}: {why}"), "correct that line".to_owned());
+            findings.push(Finding::new(
+                format!("/{QEMU_CONF}: {why}"),
+                "neither libvirt nor virt-mdev knows what QEMU is to run as",
+                "correct that line",
+            ));
             QemuConf::default()
         }
     };
-    for (name, refusal) in by_argument(host, &conf)? {
-        // The lines of the fix stand alone, to be copied.
-        let fix = match &refusal {
-            Refusal::NotInNamespace { verb, lines, .. } => {
-                format!("{verb} /{QEMU_CONF}, and restart libvirt's daemon:\n{lines}")
-            }
-            refusal => refusal.hint().unwrap_or_default(),
-        };
-        find(format!("{name}: {refusal}"), fix);
-    }
-    if let (true, Some(rule)) = (Config::load_or_default(host).autostart, definitions::mdevctl_starts(host)) {
-        find(
+    findings.extend(domains::look(host, &config, &conf)?);
+    findings.extend(machine::look(host)?);
+    if let (true, Some(rule)) = (config.autostart, definitions::mdevctl_starts(host)) {
+        findings.push(Finding::new(
             format!("udev.autostart is set and does nothing: {rule} has mdevctl bring up what is defined"),
-            "leave it to mdevctl, or: ln -s /dev/null /etc/udev/rules.d/60-mdevctl.rules".to_owned(),
+            "two that bring up the same devices would meet",
+            "leave it to mdevctl, or: ln -s /dev/null /etc/udev/rules.d/60-mdevctl.rules",
+        ));
+    }
+    Ok(findings)
+}
+
+/// Whether libvirt's daemon calls us, and may.
+fn hook(host: &Host) -> Vec<Finding> {
+    const WHY: &str = "domains start without their devices, or not at all";
+    let mut findings = Vec::new();
+    let hook = libvirt::HOOK;
+    if let Some(lacks) = libvirt::hook_lacks(host) {
+        let finding = Finding::new(
+            format!("libvirt does not call virt-mdev: /{hook} {lacks}"),
+            WHY,
+            format!("install the package again, or: ln -sf /usr/bin/virt-mdev-hook /{hook}"),
+        );
+        let can = lacks == "is not there" && host.exists("usr/bin/virt-mdev-hook");
+        findings.push(if can { finding.with(Act::Link) } else { finding });
+    } else if let Some(daemon) = libvirt::running(host).filter(|daemon| !libvirt::sees_hooks(host, daemon)) {
+        findings.push(
+            Finding::new(
+                format!("{} was started before there was a hook, and may not know of it", daemon.name),
+                WHY,
+                format!("systemctl kill --signal=HUP --kill-whom=main {}", daemon.name),
+            )
+            .with(Act::Tell(daemon)),
         );
     }
-    let mut said = who_brings_up(host)?;
-    if findings.is_empty() {
-        said.push_str("Nothing found that would keep a domain from its devices.\n");
-        return Ok(said);
+    if let Some(program) = libvirt::confined_out_of(host) {
+        findings.push(Finding::new(
+            format!("AppArmor does not let libvirt's daemon run {program}"),
+            WHY,
+            format!("install it in /usr/bin, and link /{hook} to it"),
+        ));
     }
-    for Finding { what, fix } in &findings {
-        let _ = writeln!(said, "problem: {what}\nfix: {fix}");
+    if let Some(kind) = libvirt::mislabelled(host) {
+        findings.push(Finding::new(
+            format!("SELinux is enforced, and virt-mdev-hook has the type {kind}"),
+            "in libvirt's own domain it may not make devices",
+            "make selinux && semodule -i target/selinux/virt_mdev.pp && restorecon -v /usr/bin/virt-mdev*",
+        ));
     }
-    let number = findings.len();
-    let text = format!("{number} problem{} found", if number == 1 { "" } else { "s" });
-    Err(Failure { before: said, text, hint: None })
+    if libvirt::main_script(host).is_some_and(|script| script.contains("virt-mdev")) {
+        findings.push(Finding::new(
+            "/etc/libvirt/hooks/qemu calls virt-mdev too",
+            "libvirt calls it by itself, with the domain's XML, which a second call may not have",
+            "take that call out of /etc/libvirt/hooks/qemu",
+        ));
+    }
+    findings
+}
+
+fn mend(host: &Host, act: &Act) -> Result<String, Failure> {
+    match act {
+        Act::Link => {
+            let (link, program) = (host.path(libvirt::HOOK), "/usr/bin/virt-mdev-hook");
+            if let Some(directory) = link.parent() {
+                // A failure shows in the next one.
+                let _ = std::fs::create_dir_all(directory);
+            }
+            std::os::unix::fs::symlink(program, &link).map_err(|error| Trouble::new("link", &link, error))?;
+            // A daemon that runs is the next look's.
+            if let Some(daemon) = libvirt::running(host).filter(|daemon| !libvirt::sees_hooks(host, daemon)) {
+                libvirt::tell(host, &daemon)?;
+            }
+            Ok(format!("linked {} to {program}", link.display()))
+        }
+        Act::Tell(daemon) => {
+            libvirt::tell(host, daemon)?;
+            Ok(format!("told {} (pid {})", daemon.name, daemon.pid))
+        }
+        Act::Open => {
+            let path = host.path(machine::CONTAINER);
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+            std::fs::set_permissions(&path, mode)
+                .map_err(|error| Trouble::new("change the mode of", &path, error))?;
+            Ok(format!("{} is 0666", path.display()))
+        }
+        Act::Reconcile => Ok(reconcile::run(host, false)?.trim_end().replace('\n', "; ")),
+    }
 }
 
 /// Who brings up what is defined, where something is.
-fn who_brings_up(host: &Host) -> Result<String, Trouble> {
+fn who_brings_up(host: &Host) -> Result<Option<String>, Trouble> {
     let mut any = false;
     for parent in definitions::parents(host)? {
         any |= definitions::names(host, &parent)?.iter().any(|name| MdevUuid::parse(name).is_ok());
     }
     let who = match (definitions::mdevctl_starts(host), Config::load_or_default(host).autostart) {
-        _ if !any => return Ok(String::new()),
+        _ if !any => return Ok(None),
         (Some(rule), _) => format!("mdevctl, by {rule}"),
         (None, true) => "virt-mdev (udev.autostart)".to_owned(),
         (None, false) => "nobody: set udev.autostart in /etc/virt-mdev/config.toml".to_owned(),
     };
-    Ok(format!("note: what /etc/mdevctl.d has with \"start\": \"auto\" is brought up by {who}\n"))
-}
-
-/// Domains that name devices in `<qemu:commandline>`, and why QEMU could not open those.
-fn by_argument(host: &Host, conf: &QemuConf) -> Result<Vec<(String, Refusal)>, Trouble> {
-    let pid = PIDS.iter().find_map(|file| host.read(file).ok()?.trim().parse().ok());
-    let lockable = pid.and_then(|pid| daemon::lockable(host, pid));
-    let mut found = Vec::new();
-    for file in host.names(DOMAINS)?.iter().filter(|file| file.ends_with(".xml")) {
-        // A definition of somebody else's that we cannot read is not what is asked about.
-        let Ok(xml) = host.read_whole(&format!("{DOMAINS}/{file}")) else { continue };
-        let Ok(domain) = Domain::read(&xml) else { continue };
-        if !domain.sysfsdevs.is_empty() {
-            // A device that is not there now will have a group's node of some number.
-            let alone = |device: &&DeviceId| domain.has_argument_only(device);
-            let devices: Vec<DeviceId> = domain.sysfsdevs.iter().cloned().map(DeviceId::Mdev).collect();
-            let mut nodes = Vec::new();
-            for device in devices.iter().filter(alone) {
-                let of_it = node::of(host, device).unwrap_or_default().into_iter().find(Node::is_group);
-                nodes.extend(of_it.or_else(|| Node::parse("vfio/0").ok()));
-            }
-            let judged = startable::judge(&domain, &nodes, conf, lockable);
-            found.extend(judged.err().map(|refusal| (printable(&domain.name).to_string(), refusal)));
-        }
-    }
-    Ok(found)
+    Ok(Some(format!("what /etc/mdevctl.d has with \"start\": \"auto\" is brought up by {who}")))
 }

@@ -110,7 +110,14 @@ enum Verb {
     },
     /// What on this host would keep a domain from its devices, with fixes
     #[command(before_help = "Example: virt-mdev doctor")]
-    Doctor,
+    Doctor {
+        /// Do what is safe about it, and say so
+        #[arg(long)]
+        fix: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Bring up the devices of a parent that mdevctl's definitions say are to start with it; udev asks for that
     #[command(hide = true)]
     Autostart {
@@ -181,7 +188,7 @@ pub fn main() -> ExitCode {
         Verb::List { json: true, .. } => list::run(&host, Terminal::here(), list::Form::Json),
         Verb::List { format, .. } => list::run(&host, Terminal::here(), *format),
         Verb::Show { who, json } => show::run(&host, Terminal::here(), who, *json),
-        Verb::Doctor => doctor::run(&host),
+        Verb::Doctor { fix, json } => doctor::run(&host, *fix, *json),
         Verb::Autostart { parent } => autostart::run(&host, parent),
         Verb::Attach(attach) => attach::attach(&host, attach),
         Verb::Detach(detach) => attach::detach(&host, detach),

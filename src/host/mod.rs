@@ -12,6 +12,7 @@ pub mod daemon;
 pub mod definitions;
 pub mod holders;
 pub mod journal;
+pub mod libvirt;
 pub mod machine;
 pub mod node;
 pub mod see;

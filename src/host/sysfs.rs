@@ -1,6 +1,7 @@
 //! Attributes, links and directories in the form that the rest of the program wants: text, names, and errors in words.
 
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use rustix::io::Errno;
@@ -102,6 +103,16 @@ impl Host {
     pub fn kind(&self, relative: &str) -> Result<Option<Kind>, Trouble> {
         let path = self.path(relative);
         self.machine().kind(&path).map_err(|error| Trouble::new("look at", &path, error))
+    }
+
+    /// What is allowed to whom there, links followed.
+    pub fn mode(&self, relative: &str) -> Result<Option<u32>, Trouble> {
+        let path = self.path(relative);
+        match std::fs::metadata(&path) {
+            Ok(found) => Ok(Some(found.permissions().mode())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Trouble::new("look at", &path, error)),
+        }
     }
 
     /// Whether something is there, a dangling link included. What cannot be looked at is not there to be used.

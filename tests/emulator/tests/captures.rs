@@ -224,6 +224,7 @@ fn json_is_what_the_schemas_say() {
     let empty = Stage::new("empty");
     answers.push(("types", "types of no card", empty.good("virt-mdev types --json").0));
     answers.push(("list", "list of no device", empty.good("virt-mdev list --json").0));
+    answers.push(("doctor", "doctor", empty.good("virt-mdev doctor --json || true").0));
     for (schema, verb, answer) in &answers {
         let answer: Value = serde_json::from_str(answer).unwrap();
         schema::check(schema, &answer).unwrap_or_else(|why| panic!("{verb}: {why}"));
