@@ -5,6 +5,8 @@ use std::io;
 
 use rustix::io::Errno;
 
+use crate::ids::DomainUuid;
+
 /// Longest piece of outside text that a message repeats, in characters.
 const SHOWN: usize = 120;
 
@@ -16,6 +18,13 @@ pub fn printable(text: &str) -> impl fmt::Display + '_ {
 /// The same, however long it is: where a person has asked for all of it.
 pub fn escaped(text: &str) -> String {
     Printable(text, usize::MAX).to_string()
+}
+
+/// A domain in a command that a person may copy: its name where no shell would read more into that, else its UUID.
+pub fn for_shell(name: &str, uuid: &DomainUuid) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let is_plain = !name.is_empty() && !name.starts_with('-') && name.chars().all(plain);
+    if is_plain { name.to_owned() } else { uuid.to_string() }
 }
 
 struct Printable<'a>(&'a str, usize);
@@ -96,6 +105,15 @@ pub fn list(items: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_person_copies_into_a_shell_is_a_word() {
+        let uuid = DomainUuid::parse("0cd8a2ab-6c8d-4b2c-9a8e-6a2f9a7d4e01").unwrap();
+        assert_eq!(for_shell("web-1.example_2", &uuid), "web-1.example_2");
+        for name in ["", "-x", "a b", "a;reboot", "$(reboot)", "a'b", "größe"] {
+            assert_eq!(for_shell(name, &uuid), uuid.to_string(), "{name}");
+        }
+    }
 
     #[test]
     fn outside_text_stays_on_its_line() {

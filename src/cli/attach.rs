@@ -110,8 +110,9 @@ pub(super) fn attach(host: &Host, arguments: &Attach) -> Result<String, Failure>
         Request { wanted: Some(as_of(wanted, &device)), device, model: None, opened: true, managed: false };
     let own = i32::try_from(std::process::id()).ok().and_then(|pid| daemon::process(host, pid));
     let own = own.ok_or_else(|| failure("cannot find this very process in /proc", "is /proc mounted?"))?;
-    // Before the device is, so that nothing is missed.
-    let watch = Watch::start(host);
+    // Before the device is, so that nothing is missed. A virtual function has had its node since its driver was bound.
+    let is_new = matches!(request.device, DeviceId::Mdev(_));
+    let watch = if is_new { Watch::start(host) } else { None };
     let made = attach::make(context, config, &domain, &request, Answers::Attach(own))
         .map_err(|refusal| about(&domain.name, refusal.into()))?;
     let done = plug(context, config, &domain, &made, watch, arguments);

@@ -6,7 +6,7 @@ use crate::domain::{Domain, MAX_XML};
 use crate::host::{Host, Trouble};
 use crate::ids::DomainUuid;
 use crate::refusal::Refusal;
-use crate::words::printable;
+use crate::words::{for_shell, printable};
 
 /// Where libvirt keeps the definitions of its domains.
 const DOMAINS: &str = "etc/libvirt/qemu";
@@ -119,7 +119,8 @@ impl Definition {
             format!("note: {name} runs, and goes on with what it has: the change is for its next start\n")
         } else if self.saved {
             format!(
-                "note: {name} has a managed save, and is restored with what it had: `virsh managedsave-remove {name}` drops that\n"
+                "note: {name} has a managed save, and is restored with what it had: `virsh managedsave-remove {}` drops that\n",
+                for_shell(&self.name, &self.uuid)
             )
         } else {
             String::new()

@@ -166,7 +166,7 @@ fn hook(host: &Host) -> Vec<Finding> {
             WHY,
             format!("install the package again, or: ln -sf /usr/bin/virt-mdev-hook /{hook}"),
         );
-        let can = lacks == "is not there" && host.exists("usr/bin/virt-mdev-hook");
+        let can = lacks == "is not there" && host.exists(libvirt::PROGRAM);
         findings.push(if can { finding.with(Act::Link) } else { finding });
     } else if let Some(daemon) = libvirt::running(host).filter(|daemon| !libvirt::sees_hooks(host, daemon)) {
         findings.push(
@@ -205,28 +205,20 @@ fn hook(host: &Host) -> Vec<Finding> {
 fn mend(host: &Host, act: &Act) -> Result<String, Failure> {
     match act {
         Act::Link => {
-            let (link, program) = (host.path(libvirt::HOOK), "/usr/bin/virt-mdev-hook");
-            if let Some(directory) = link.parent() {
-                // A failure shows in the next one.
-                let _ = std::fs::create_dir_all(directory);
-            }
-            std::os::unix::fs::symlink(program, &link).map_err(|error| Trouble::new("link", &link, error))?;
+            libvirt::link(host)?;
             // A daemon that runs is the next look's.
             if let Some(daemon) = libvirt::running(host).filter(|daemon| !libvirt::sees_hooks(host, daemon)) {
                 libvirt::tell(host, &daemon)?;
             }
-            Ok(format!("linked {} to {program}", link.display()))
+            Ok(format!("linked /{} to /{}", libvirt::HOOK, libvirt::PROGRAM))
         }
         Act::Tell(daemon) => {
             libvirt::tell(host, daemon)?;
             Ok(format!("told {} (pid {})", daemon.name, daemon.pid))
         }
         Act::Open => {
-            let path = host.path(machine::CONTAINER);
-            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o666);
-            std::fs::set_permissions(&path, mode)
-                .map_err(|error| Trouble::new("change the mode of", &path, error))?;
-            Ok(format!("{} is 0666", path.display()))
+            host.set_mode(machine::CONTAINER, 0o666)?;
+            Ok(format!("/{} is 0666", machine::CONTAINER))
         }
         Act::Reconcile => Ok(reconcile::run(host, false)?.trim_end().replace('\n', "; ")),
     }

@@ -13,6 +13,8 @@ use super::{Host, Trouble, daemon};
 const HOOKS: &str = "etc/libvirt/hooks";
 /// Where our hook is.
 pub const HOOK: &str = "etc/libvirt/hooks/qemu.d/50-virt-mdev";
+/// And what it is a link to.
+pub const PROGRAM: &str = "usr/bin/virt-mdev-hook";
 /// Written when the daemons that run have been told to look for hooks, by the package or by [`tell`].
 const TOLD: &str = "run/virt-mdev.told";
 /// The daemon of QEMU's domains, modular or monolithic.
@@ -50,6 +52,14 @@ pub fn hook_lacks(host: &Host) -> Option<String> {
         Err(_) if is_link => Some("is a link to nothing".to_owned()),
         Err(error) => Some(format!("cannot be looked at: {}", crate::words::errno(&error))),
     }
+}
+
+/// Links our hook to where libvirt looks.
+pub fn link(host: &Host) -> Result<(), Trouble> {
+    let link = host.path(HOOK);
+    let made = link.parent().map_or(Ok(()), std::fs::create_dir_all);
+    made.and_then(|()| std::os::unix::fs::symlink(format!("/{PROGRAM}"), &link))
+        .map_err(|error| Trouble::new("link", &link, error))
 }
 
 /// Whether a daemon has looked for hooks since there are some. It does when it starts, and at SIGHUP; from then on it

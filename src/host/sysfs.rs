@@ -115,6 +115,13 @@ impl Host {
         }
     }
 
+    /// Changes that.
+    pub fn set_mode(&self, relative: &str, mode: u32) -> Result<(), Trouble> {
+        let path = self.path(relative);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))
+            .map_err(|error| Trouble::new("change the mode of", &path, error))
+    }
+
     /// Whether something is there, a dangling link included. What cannot be looked at is not there to be used.
     pub fn exists(&self, relative: &str) -> bool {
         matches!(self.kind(relative), Ok(Some(_)))

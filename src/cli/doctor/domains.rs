@@ -15,34 +15,36 @@ use crate::record::Records;
 use crate::refusal::Refusal;
 use crate::request::requests;
 use crate::startable::{self, QEMU_CONF};
-use crate::words::{list, printable};
+use crate::words::{for_shell, list, printable};
 
 const REFUSED: &str = "its start would be refused";
 
 pub(super) fn look(host: &Host, config: &Config, conf: &QemuConf) -> Result<Vec<Finding>, Trouble> {
     let mut findings = Vec::new();
     let lockable = libvirt::running(host).and_then(|daemon| daemon::lockable(host, daemon.pid));
-    let mut having: BTreeMap<MdevUuid, BTreeSet<String>> = BTreeMap::new();
+    let mut having: BTreeMap<MdevUuid, BTreeMap<String, String>> = BTreeMap::new();
     for (file, read) in definition::files(host)? {
         let domain = match read {
             Ok(domain) => domain,
             // Of a definition that is libvirt's alone, libvirt is judge.
             Err(refusal) => {
-                findings.push(of(&printable(&file).to_string(), &refusal));
+                findings.push(of(&printable(&file).to_string(), &refusal, "virsh edit"));
                 continue;
             }
         };
         let name = printable(&domain.name).to_string();
         for device in named(&domain) {
-            having.entry(device).or_default().insert(name.clone());
+            having.entry(device).or_default().insert(name.clone(), for_shell(&domain.name, &domain.uuid));
         }
         let judged = by_argument(host, &domain, conf, lockable)?.or_else(|| unmakable(host, config, &domain));
-        findings.extend(judged.map(|refusal| of(&name, &refusal)));
+        let edit = format!("virsh edit {}", for_shell(&domain.name, &domain.uuid));
+        findings.extend(judged.map(|refusal| of(&name, &refusal, &edit)));
     }
     for (device, names) in having.into_iter().filter(|(_, names)| names.len() > 1) {
-        let clone = names.iter().last().cloned().unwrap_or_default();
-        let fix = format!("if {clone} is a clone: virt-mdev assign --fresh {clone}");
-        let names: Vec<String> = names.into_iter().collect();
+        let (clone, command) =
+            names.iter().last().map(|(name, command)| (name.clone(), command.clone())).unwrap_or_default();
+        let fix = format!("if {clone} is a clone: virt-mdev assign --fresh {command}");
+        let names: Vec<String> = names.into_keys().collect();
         findings.push(Finding::new(
             format!("{} have the same device, {device}", list(&names)),
             "only one of them can run at a time",
@@ -52,13 +54,14 @@ pub(super) fn look(host: &Host, config: &Config, conf: &QemuConf) -> Result<Vec<
     Ok(findings)
 }
 
-fn of(name: &str, refusal: &Refusal) -> Finding {
+/// `otherwise`: what to do where the refusal does not say.
+fn of(name: &str, refusal: &Refusal, otherwise: &str) -> Finding {
     // The lines of the fix stand alone, to be copied.
     let fix = match refusal {
         Refusal::NotInNamespace { verb, lines, .. } => {
             format!("{verb} /{QEMU_CONF}, and restart libvirt's daemon:\n{lines}")
         }
-        refusal => refusal.hint().unwrap_or_else(|| format!("virsh edit {name}")),
+        refusal => refusal.hint().unwrap_or_else(|| otherwise.to_owned()),
     };
     Finding::new(format!("{name}: {refusal}"), REFUSED, fix)
 }
