@@ -174,7 +174,8 @@ impl World {
             .devices
             .values()
             .filter(|device| {
-                self.parents.get(&device.parent).is_some_and(|other| other.pool == parent_of.pool)
+                device.parent == parent
+                    || self.parents.get(&device.parent).is_some_and(|other| other.pool == parent_of.pool)
             })
             .collect();
         if pool.homogeneous && on_card.iter().any(|device| device.kind != kind) {

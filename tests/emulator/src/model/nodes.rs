@@ -1,5 +1,7 @@
 //! VFIO nodes, IOMMU groups, and who has them open (`drivers/vfio/group.c`, `vfio_main.c`).
 
+use std::collections::BTreeSet;
+
 use nix::errno::Errno;
 
 use super::World;
@@ -39,8 +41,8 @@ impl World {
     pub(super) fn add_group(&mut self, path: &str, name: &str, owner: Owner) -> u32 {
         let number =
             (self.host.first_group..).find(|number| !self.groups.contains_key(number)).unwrap_or(u32::MAX);
-        let taken = |index: &u32| self.groups.values().any(|group| group.vfio == *index);
-        let vfio = (0..).find(|index| !taken(index)).unwrap_or(u32::MAX);
+        let taken: BTreeSet<u32> = self.groups.values().map(|group| group.vfio).collect();
+        let vfio = (0..).find(|index| !taken.contains(index)).unwrap_or(u32::MAX);
         self.groups.insert(number, Group { owner, path: path.to_owned(), vfio, open: false, users: 0 });
 
         let group = format!("/sys/kernel/iommu_groups/{number}");
