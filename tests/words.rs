@@ -18,11 +18,9 @@ use virt_mdev::ids::{DeviceId, Parent};
 use virt_mdev::refusal::{Absent, Refusal};
 
 /// What neither a case nor a run can show, and the test that names the variant or says the sentence.
-const ELSEWHERE: [(&str, &str); 7] = [
+const ELSEWHERE: [(&str, &str); 6] = [
     // Larger than a file of the repository should be.
     ("XmlTooLarge", "src/domain/mod.rs"),
-    // Depends on a daemon's own limit.
-    ("MemoryLimit", "tests/vm/scenarios/by-argument.sh"),
     ("BadDefinition::BehindALink", "src/host/definitions.rs"),
     ("BadDefinition::TooLarge", "src/host/definitions.rs"),
     ("BadDefinition::NotUtf8", "src/host/definitions.rs"),

@@ -1,6 +1,7 @@
 //! `virt-mdev doctor`: what on this host would keep a domain from its devices, each finding with its fix.
 
 mod domains;
+mod hook;
 mod machine;
 
 use std::fmt::Write as _;
@@ -10,7 +11,7 @@ use serde::Serialize;
 use super::{Failure, reconcile, to_json};
 use crate::config::Config;
 use crate::host::libvirt::{self, Daemon};
-use crate::host::{Host, Trouble, definitions};
+use crate::host::{Host, Trouble, definitions, programs};
 use crate::ids::MdevUuid;
 use crate::qemu_conf::QemuConf;
 use crate::startable::QEMU_CONF;
@@ -24,6 +25,8 @@ enum Act {
     Tell(Daemon),
     /// Let everybody ask VFIO for a container, as the kernel and udev have it.
     Open,
+    /// Load a module that the kernel has.
+    Load(&'static str),
     /// Take away what nobody answers for.
     Reconcile,
 }
@@ -103,7 +106,7 @@ pub(super) fn run(host: &Host, fix: bool, json: bool) -> Result<String, Failure>
 
 /// All that is wrong, the most general first.
 fn look(host: &Host) -> Result<Vec<Finding>, Trouble> {
-    let mut findings = hook(host);
+    let mut findings = hook::look(host);
     let config = match Config::load(host) {
         Ok((config, unknown)) => {
             let path = crate::config::PATH;
@@ -155,53 +158,6 @@ fn look(host: &Host) -> Result<Vec<Finding>, Trouble> {
     Ok(findings)
 }
 
-/// Whether libvirt's daemon calls us, and may.
-fn hook(host: &Host) -> Vec<Finding> {
-    const WHY: &str = "domains start without their devices, or not at all";
-    let mut findings = Vec::new();
-    let hook = libvirt::HOOK;
-    if let Some(lacks) = libvirt::hook_lacks(host) {
-        let finding = Finding::new(
-            format!("libvirt does not call virt-mdev: /{hook} {lacks}"),
-            WHY,
-            format!("install the package again, or: ln -sf /usr/bin/virt-mdev-hook /{hook}"),
-        );
-        let can = lacks == "is not there" && host.exists(libvirt::PROGRAM);
-        findings.push(if can { finding.with(Act::Link) } else { finding });
-    } else if let Some(daemon) = libvirt::running(host).filter(|daemon| !libvirt::sees_hooks(host, daemon)) {
-        findings.push(
-            Finding::new(
-                format!("{} was started before there was a hook, and may not know of it", daemon.name),
-                WHY,
-                format!("systemctl kill --signal=HUP --kill-whom=main {}", daemon.name),
-            )
-            .with(Act::Tell(daemon)),
-        );
-    }
-    if let Some(program) = libvirt::confined_out_of(host) {
-        findings.push(Finding::new(
-            format!("AppArmor does not let libvirt's daemon run {program}"),
-            WHY,
-            format!("install it in /usr/bin, and link /{hook} to it"),
-        ));
-    }
-    if let Some(kind) = libvirt::mislabelled(host) {
-        findings.push(Finding::new(
-            format!("SELinux is enforced, and virt-mdev-hook has the type {kind}"),
-            "in libvirt's own domain it may not make devices",
-            "make selinux && semodule -i target/selinux/virt_mdev.pp && restorecon -v /usr/bin/virt-mdev*",
-        ));
-    }
-    if libvirt::main_script(host).is_some_and(|script| script.contains("virt-mdev")) {
-        findings.push(Finding::new(
-            "/etc/libvirt/hooks/qemu calls virt-mdev too",
-            "libvirt calls it by itself, with the domain's XML, which a second call may not have",
-            "take that call out of /etc/libvirt/hooks/qemu",
-        ));
-    }
-    findings
-}
-
 fn mend(host: &Host, act: &Act) -> Result<String, Failure> {
     match act {
         Act::Link => {
@@ -219,6 +175,10 @@ fn mend(host: &Host, act: &Act) -> Result<String, Failure> {
         Act::Open => {
             host.set_mode(machine::CONTAINER, 0o666)?;
             Ok(format!("/{} is 0666", machine::CONTAINER))
+        }
+        Act::Load(module) => {
+            programs::load_module(module)?;
+            Ok("loaded, until the next boot".to_owned())
         }
         Act::Reconcile => Ok(reconcile::run(host, false)?.trim_end().replace('\n', "; ")),
     }

@@ -11,12 +11,14 @@ use super::{Host, Trouble, daemon};
 
 /// What libvirt runs at a domain's events, in this order: `qemu`, then what is in `qemu.d`.
 const HOOKS: &str = "etc/libvirt/hooks";
+/// The first of them.
+pub const MAIN: &str = "etc/libvirt/hooks/qemu";
 /// Where our hook is.
 pub const HOOK: &str = "etc/libvirt/hooks/qemu.d/50-virt-mdev";
 /// And what it is a link to.
 pub const PROGRAM: &str = "usr/bin/virt-mdev-hook";
 /// Written when the daemons that run have been told to look for hooks, by the package or by [`tell`].
-const TOLD: &str = "run/virt-mdev.told";
+pub const TOLD: &str = "run/virt-mdev.told";
 /// The daemon of QEMU's domains, modular or monolithic.
 const NAMES: [&str; 2] = ["virtqemud", "libvirtd"];
 
@@ -72,7 +74,7 @@ pub fn sees_hooks(host: &Host, daemon: &Daemon) -> bool {
     };
     let scripts = host.names(&format!("{HOOKS}/qemu.d")).unwrap_or_default();
     let scripts = scripts.iter().map(|name| format!("{HOOKS}/qemu.d/{name}"));
-    let mut all = scripts.chain([format!("{HOOKS}/qemu")]);
+    let mut all = scripts.chain([MAIN.to_owned()]);
     all.any(|script| changed(&script).is_some_and(|changed| changed <= started))
         || changed(TOLD).is_some_and(|told| told >= started)
 }
@@ -109,9 +111,10 @@ pub fn tell(host: &Host, daemon: &Daemon) -> Result<(), Trouble> {
     std::fs::write(&told, "").map_err(|error| Trouble::new("write", &told, error))
 }
 
-/// The main script of libvirt's, where one is.
+/// The main script of libvirt's, where one is that libvirt would run.
 pub fn main_script(host: &Host) -> Option<String> {
-    host.read_if_there(&format!("{HOOKS}/qemu")).ok().flatten()
+    host.mode(MAIN).ok().flatten().filter(|mode| mode & 0o111 != 0)?;
+    host.read_if_there(MAIN).ok().flatten()
 }
 
 /// Where the daemon's AppArmor profile does not let it run our hook: the program's path.

@@ -15,6 +15,7 @@ pub mod journal;
 pub mod libvirt;
 pub mod machine;
 pub mod node;
+pub mod programs;
 pub mod see;
 pub mod systemd;
 pub mod udev;

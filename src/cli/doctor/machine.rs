@@ -1,22 +1,38 @@
 //! The host itself: VFIO, udev, parents that offer nothing yet, and what nobody answers for.
 
 use super::{Act, Finding};
-use crate::backend;
-use crate::host::{Host, Kind, Trouble};
+use crate::backend::{self, Backend};
+use crate::host::{Host, Kind, Trouble, programs};
 use crate::reap::{self, Standing};
 use crate::record::Records;
 use crate::words::printable;
 
 /// Every user of VFIO opens it first.
 pub(super) const CONTAINER: &str = "dev/vfio/vfio";
+/// Drivers of mediated devices; not of their parents.
+const DRIVERS: &str = "sys/bus/mdev/drivers";
 const RULES: &str = "60-virt-mdev.rules";
 /// Where udevd looks for rules, the first of a name wins (`udev(7)`).
 const RULES_DIRECTORIES: [&str; 4] =
     ["etc/udev/rules.d", "run/udev/rules.d", "usr/local/lib/udev/rules.d", "usr/lib/udev/rules.d"];
 const HELPERS: [&str; 2] = ["usr/lib/udev/virt-mdev-udev", "usr/local/lib/udev/virt-mdev-udev"];
+/// There while udevd runs.
+const UDEVD: &str = "run/udev/control";
+/// The youngest that our rules have is `SECLABEL`, which systemd 209 brought; a line with a key that udevd does not know
+/// is left out.
+const UDEV_NEEDED: u32 = 209;
+/// Until Linux 5.17 or so the devices of many parents had one driver, in a module that nothing loads by itself; since
+/// then each parent's driver brings its own.
+const DEVICES_DRIVER: &str = "vfio_mdev";
+/// What VFIO maps a guest's memory with, on POWER another than elsewhere. Loading vfio asks for both (its softdep); a
+/// kernel whose containers are iommufd's has neither.
+const IOMMU: [&str; 2] = ["vfio_iommu_type1", "vfio_iommu_spapr_tce"];
+
 pub(super) fn look(host: &Host) -> Result<Vec<Finding>, Trouble> {
     let mut findings = vfio(host)?;
+    findings.extend(modules(host, programs::has_module)?);
     findings.extend(udev(host)?);
+    findings.extend(udevd(host, programs::udev_version));
     for (backend, parent) in backend::parents(host)? {
         if backend.known(host, &parent).is_ok_and(|known| known.is_empty()) {
             findings.push(Finding::new(
@@ -51,6 +67,37 @@ fn vfio(host: &Host) -> Result<Vec<Finding>, Trouble> {
         _ => {}
     }
     Ok(findings)
+}
+
+/// Modules that nothing else says are missing: a parent's own driver is missed by the domain that names the parent, and
+/// libvirt loads vfio-pci for what it hands over. `has`: whether the kernel has one to load.
+fn modules(host: &Host, has: impl Fn(&str) -> bool) -> Result<Vec<Finding>, Trouble> {
+    let parents = backend::parents(host)?;
+    let mut missing = Vec::new();
+    if parents.iter().any(|(backend, _)| *backend == Backend::Mdev) && host.names(DRIVERS)?.is_empty() {
+        missing.extend(Some((DEVICES_DRIVER, "a device gets no node in /dev/vfio")).filter(|it| has(it.0)));
+    }
+    // What is built in is there too: each has parameters, or a version.
+    let there = |module: &str| host.exists(&format!("sys/module/{module}"));
+    if !parents.is_empty() && there("vfio") && !IOMMU.into_iter().any(there) {
+        let module = IOMMU.into_iter().find(|module| has(module));
+        missing.extend(module.map(|module| (module, "QEMU cannot use any device of VFIO")));
+    }
+    let finding = |(module, why): (&'static str, &'static str)| {
+        let fix =
+            format!("modprobe {module}\nat every boot: echo {module} >/etc/modules-load.d/{module}.conf");
+        Finding::new(format!("the kernel's module {module} is not loaded"), why, fix).with(Act::Load(module))
+    };
+    Ok(missing.into_iter().map(finding).collect())
+}
+
+fn udevd(host: &Host, version: impl FnOnce() -> Option<u32>) -> Option<Finding> {
+    let version = host.exists(UDEVD).then(version).flatten().filter(|version| *version < UDEV_NEEDED)?;
+    Some(Finding::new(
+        format!("udev is of version {version}, and {RULES} needs {UDEV_NEEDED}"),
+        "it leaves out what it does not know, and a node that it deals with anew loses its domain's label",
+        "a newer systemd, or eudev",
+    ))
 }
 
 fn udev(host: &Host) -> Result<Vec<Finding>, Trouble> {
@@ -107,4 +154,53 @@ fn orphans(host: &Host) -> Result<Vec<Finding>, Trouble> {
         }
     }
     Ok(findings)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// A host with a parent of mediated devices, and these directories.
+    fn host(directories: &[&str]) -> (tempfile::TempDir, Host) {
+        let root = tempfile::tempdir().unwrap();
+        for directory in
+            ["sys/class/mdev_bus", "sys/devices/mtty/mdev_supported_types"].iter().chain(directories)
+        {
+            std::fs::create_dir_all(root.path().join(directory)).unwrap();
+        }
+        symlink("../../devices/mtty", root.path().join("sys/class/mdev_bus/mtty")).unwrap();
+        let host = Host::at(root.path());
+        (root, host)
+    }
+
+    #[test]
+    fn a_module_is_missed_where_it_is_needed_and_the_kernel_has_it() {
+        const DRIVER: &str = "sys/bus/mdev/drivers/mtty";
+        const VFIO: &str = "sys/module/vfio";
+        let all = |_: &str| true;
+        let has_spapr = |module: &str| module.ends_with("spapr_tce");
+        for (directories, has, missed) in [
+            (&[DRIVER, VFIO, "sys/module/vfio_iommu_type1"][..], all as fn(&str) -> bool, &[][..]),
+            (&[DRIVER, VFIO, "sys/module/vfio_iommu_spapr_tce"], all, &[]),
+            (&[DRIVER, VFIO], all, &["vfio_iommu_type1"]),
+            (&[DRIVER, VFIO], has_spapr, &["vfio_iommu_spapr_tce"]),
+            // A kernel whose containers are iommufd's.
+            (&[DRIVER, VFIO], |_| false, &[]),
+            // Not loaded yet: that asks for the other.
+            (&[DRIVER], all, &[]),
+            (&[], all, &["vfio_mdev"]),
+            (&[VFIO], all, &["vfio_mdev", "vfio_iommu_type1"]),
+        ] {
+            let (_root, host) = host(directories);
+            let found = modules(&host, has).unwrap();
+            let acts: Vec<_> = found.iter().filter_map(|finding| finding.act.clone()).collect();
+            let expected: Vec<_> = missed.iter().copied().map(Act::Load).collect();
+            assert_eq!(acts, expected, "{directories:?}");
+        }
+        let nothing = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(nothing.path().join(VFIO)).unwrap();
+        assert!(modules(&Host::at(nothing.path()), all).unwrap().is_empty(), "nobody needs it");
+    }
 }

@@ -36,7 +36,7 @@ systemctl restart libvirtd.service
 finds "libvirt does not call virt-mdev: $link is not there" "ln -sf /usr/bin/virt-mdev-hook $link"
 mv /run/virt-mdev-test.link "$link"
 touch -h "$link"
-finds "libvirtd was started before there was a hook" "systemctl kill --signal=HUP --kill-whom=main libvirtd"
+finds "libvirtd was started before there was a hook" "systemctl kill --signal=HUP --kill-whom=main libvirtd && touch /run/virt-mdev.told"
 virsh -q start vm1 2>/dev/null && fail "vm1: expected the daemon not to know of the hook"
 fixes "fixed: libvirtd was started before there was a hook"
 start vm1
@@ -58,6 +58,40 @@ if ! selinuxenabled; then
     ln -sf /usr/bin/virt-mdev-hook "$link"
     rm -r /usr/libexec/virt-mdev-test
 fi
+
+step "a main script of somebody else's, which reads its stdin to the end: ours has its own"
+main=/etc/libvirt/hooks/qemu
+cat >"$main" <<SH
+#!/bin/sh
+cat >/run/virt-mdev-test.said
+SH
+chmod +x "$main"
+start vm1
+runs_with vm1 "$device"
+contains "what it has read" "$(cat /run/virt-mdev-test.said)" "<name>vm1</name>"
+destroy vm1
+released vm1 "$device"
+equal "virt-mdev doctor" "$healthy" "$(virt-mdev doctor)"
+
+step "one that then runs what is in qemu.d, as libvirt does"
+cat >>"$main" <<'SH'
+for script in /etc/libvirt/hooks/qemu.d/*; do "$script" "$@" || exit; done
+SH
+finds "$main runs the scripts in qemu.d too" "take that out of $main"
+refused vm1 "error: vm1: "
+rm "$main"
+start vm1
+destroy vm1
+
+step "a module of VFIO's is not loaded"
+modprobe -r vfio_iommu_type1
+finds "the kernel's module vfio_iommu_type1 is not loaded" "modprobe vfio_iommu_type1" \
+    "echo vfio_iommu_type1 >/etc/modules-load.d/vfio_iommu_type1.conf"
+fixes "fixed: the kernel's module vfio_iommu_type1 is not loaded"
+exists /sys/module/vfio_iommu_type1
+start vm1
+runs_with vm1 "$device"
+destroy vm1
 
 step "a node that QEMU could not open"
 chmod 0600 /dev/vfio/vfio
