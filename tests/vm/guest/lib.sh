@@ -550,6 +550,28 @@ libvirt_pid() {
     systemctl show -P MainPID libvirtd.service
 }
 
+# modular: a daemon that is called virtqemud instead of libvirtd, until monolithic, or
+# clean-up: the same program, which does everything of either, on libvirtd's sockets.
+modular() {
+    systemctl stop libvirtd.socket libvirtd-ro.socket libvirtd-admin.socket libvirtd.service
+    cp /usr/sbin/libvirtd /usr/sbin/virtqemud
+    cat >/run/systemd/system/virtqemud.service <<'UNIT'
+[Service]
+Type=notify
+ExecStart=/usr/sbin/virtqemud --pid-file /run/virtqemud.pid
+KillMode=process
+UNIT
+    systemctl daemon-reload
+    systemctl start virtqemud.service
+}
+
+monolithic() {
+    systemctl stop virtqemud.service
+    rm -f /usr/sbin/virtqemud /run/systemd/system/virtqemud.service /run/virtqemud.pid
+    systemctl daemon-reload
+    systemctl start libvirtd.socket libvirtd-ro.socket libvirtd-admin.socket
+}
+
 # The daemon ends itself when idle; this makes it run, and says its pid.
 wake_libvirt() {
     virsh -q list >/dev/null
