@@ -24,7 +24,7 @@ pub(crate) const CONFIG: &str =
 const LIMIT: Duration = Duration::from_secs(3);
 
 /// What a message says of an operation that took longer than its limit.
-const GIVEN_UP: &str = "has not returned";
+pub(crate) const GIVEN_UP: &str = "has not returned";
 /// What a record says of such a removal.
 const PENDING: &str = "its removal is pending";
 
