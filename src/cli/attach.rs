@@ -11,6 +11,7 @@ use clap::Args;
 use super::assign::random_uuid;
 use super::choose::{self, Chosen, Which, parsed};
 use super::definition::about;
+use super::heir::Heir;
 use super::virsh::{XmlFile, virsh};
 use super::{Failure, config};
 use crate::attach::{self, Made, answer, take};
@@ -110,6 +111,7 @@ pub(super) fn attach(host: &Host, arguments: &Attach) -> Result<String, Failure>
         Request { wanted: Some(as_of(wanted, &device)), device, model: None, opened: true, managed: false };
     let own = i32::try_from(std::process::id()).ok().and_then(|pid| daemon::process(host, pid));
     let own = own.ok_or_else(|| failure("cannot find this very process in /proc", "is /proc mounted?"))?;
+    let _heir = Heir::appoint(&domain.uuid)?;
     // Before the device is, so that nothing is missed. A virtual function has had its node since its driver was bound.
     let is_new = matches!(request.device, DeviceId::Mdev(_));
     let watch = if is_new { Watch::start(host) } else { None };
@@ -194,6 +196,7 @@ pub(super) fn detach(host: &Host, arguments: &Detach) -> Result<String, Failure>
         "its devices went with it; `virt-mdev unassign` takes one out of its definition",
     )?;
     let name = printable(&domain.name).to_string();
+    let _heir = Heir::appoint(&domain.uuid)?;
     let record = records.read(&domain.uuid)?;
     let made = recorded(record.as_ref(), device);
     if domain.has_hostdev(device) {

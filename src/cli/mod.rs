@@ -18,6 +18,7 @@ pub mod autostart;
 mod choose;
 mod definition;
 mod doctor;
+mod heir;
 #[cfg(test)]
 mod help;
 mod list;
@@ -167,6 +168,14 @@ pub fn main() -> ExitCode {
     }
     // What we write is to be readable for all whatever the caller's umask is.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    // Without a logger nothing is logged, so a second one that is refused is no loss.
+    if log::set_logger(&Warnings).is_ok() {
+        log::set_max_level(log::LevelFilter::Warn);
+    }
+    let host = Host::real();
+    if args.get(1..).and_then(|args| heir::run_if_heir(&host, args)).is_some() {
+        return ExitCode::SUCCESS;
+    }
     let arguments = match Arguments::try_parse_from(&args) {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -175,11 +184,6 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    // Without a logger nothing is logged, so a second one that is refused is no loss.
-    if log::set_logger(&Warnings).is_ok() {
-        log::set_max_level(log::LevelFilter::Warn);
-    }
-    let host = Host::real();
     let printed = match &arguments.verb {
         Verb::Assign(asked) => assign::run(&host, asked),
         Verb::Unassign { vm, devices, all } => unassign::run(&host, vm, devices, *all),

@@ -15,7 +15,7 @@ use crate::undo::{Left, Sweep, Undone, Why, settle};
 use crate::words::printable;
 
 /// What a domain is called here: its name, where a record says it.
-fn name(record: Option<&Record>, domain: &DomainUuid) -> String {
+pub(super) fn name(record: Option<&Record>, domain: &DomainUuid) -> String {
     record.map_or_else(|| domain.to_string(), |record| printable(&record.domain.name).to_string())
 }
 
