@@ -5,9 +5,12 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
+use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::Failure;
 use crate::domain::MAX_XML;
@@ -18,6 +21,12 @@ const PROGRAM: &str = "virsh";
 const URI: &str = "qemu:///system";
 /// Where a person names another one; virsh knows both.
 const URI_GIVEN: [&str; 2] = ["VIRSH_DEFAULT_CONNECT_URI", "LIBVIRT_DEFAULT_URI"];
+
+/// A question that the daemon has not answered by then it will not answer. What changes something may take as long as it
+/// likes: the daemon goes on with it whatever becomes of virsh.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// What only asks.
+const QUESTIONS: [&str; 3] = ["domstate", "dominfo", "dumpxml"];
 
 /// More than virsh has to say when it fails, a hook's words among them.
 const MAX_ERROR: usize = 64 * 1024;
@@ -30,7 +39,8 @@ pub fn virsh(arguments: &[&str]) -> Result<String, Failure> {
     if !URI_GIVEN.iter().any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty())) {
         command.args(["-c", URI]);
     }
-    run(command.args(arguments), MAX_XML)
+    let patience = arguments.first().filter(|verb| QUESTIONS.contains(verb)).map(|_| PATIENCE);
+    run(command.args(arguments), MAX_XML, patience)
 }
 
 /// XML for a command that wants the name of a file. It lies in memory and goes with us: it may hold passwords, and
@@ -61,8 +71,9 @@ fn failure(text: String) -> Failure {
     Failure { text, ..Failure::default() }
 }
 
-/// Runs a program that answers in English and has nobody to ask; `limit` bytes of its output are taken at most.
-fn run(command: &mut Command, limit: usize) -> Result<String, Failure> {
+/// Runs a program that answers in English and has nobody to ask; `limit` bytes of its output are taken at most. One that
+/// has not ended when `patience` is over is killed.
+fn run(command: &mut Command, limit: usize, patience: Option<Duration>) -> Result<String, Failure> {
     let program = command.get_program().to_string_lossy().into_owned();
     command.env("LC_ALL", "C").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let failed = |doing: &str, error: &io::Error| {
@@ -75,10 +86,28 @@ fn run(command: &mut Command, limit: usize) -> Result<String, Failure> {
         ..failed("run", &error)
     })?;
     // Read beside the output: a program that fills one pipe would wait for us while we wait at the other.
+    let (ends, ended) = mpsc::channel();
+    let watch = patience.and_then(|patience| {
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw)?;
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        Some(thread::spawn(move || {
+            let late = ended.recv_timeout(patience) == Err::<(), _>(RecvTimeoutError::Timeout);
+            late && pidfd_send_signal(&pidfd, Signal::KILL).is_ok()
+        }))
+    });
     let errors = child.stderr.take().map(|pipe| thread::spawn(|| bounded(pipe, MAX_ERROR)));
     let output = child.stdout.take().map(|pipe| bounded(pipe, limit)).transpose();
     let status = child.wait().map_err(|error| failed("wait for", &error))?;
+    drop(ends);
     let errors = errors.and_then(|reader| reader.join().ok()?.ok()).unwrap_or_default();
+    if let (true, Some(patience)) = (watch.is_some_and(|watch| watch.join().unwrap_or(false)), patience) {
+        return Err(Failure {
+            hint: Some(
+                "is libvirt's daemon stuck? `systemctl status libvirtd` (or virtqemud) may tell".to_owned(),
+            ),
+            ..failure(format!("{program} has not answered within {patience:?}"))
+        });
+    }
     let output = output.map_err(|error| failed("read from", &error))?.unwrap_or_default();
     if !status.success() {
         return Err(in_words(&program, &String::from_utf8_lossy(&errors), &status.to_string()));
@@ -125,7 +154,7 @@ mod tests {
     use super::*;
 
     fn shell(script: &str, limit: usize) -> Result<String, Failure> {
-        run(Command::new("sh").args(["-c", script]), limit)
+        run(Command::new("sh").args(["-c", script]), limit, None)
     }
 
     #[test]
@@ -138,6 +167,19 @@ mod tests {
         // More than a pipe holds, on both.
         let much = "head -c 300000 /dev/zero >&2; head -c 300000 /dev/zero; echo error: no >&2; exit 1";
         assert!(shell(much, 5).is_err());
+    }
+
+    #[test]
+    fn one_that_does_not_answer_is_not_waited_for() {
+        let asked = |script: &str, patience| {
+            run(Command::new("sh").args(["-c", script]), 9, Some(patience)).map_err(|failure| failure.text)
+        };
+        assert_eq!(asked("echo here", Duration::from_secs(60)), Ok("here\n".to_owned()));
+        // With what it has said, and without.
+        for script in ["exec sleep 60", "echo here; exec sleep 60", "exec >&- 2>&-; exec sleep 60"] {
+            let late = asked(script, Duration::from_millis(50));
+            assert_eq!(late, Err("sh has not answered within 50ms".to_owned()), "{script}");
+        }
     }
 
     #[test]
@@ -162,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_program_that_is_not_there_is_named_with_what_brings_it() {
-        let failure = run(&mut Command::new("/nowhere/virsh"), 5).unwrap_err();
+        let failure = run(&mut Command::new("/nowhere/virsh"), 5, None).unwrap_err();
         assert_eq!(failure.text, "cannot run /nowhere/virsh: No such file or directory (ENOENT, 2)");
         assert!(failure.hint.is_some());
     }
@@ -170,6 +212,6 @@ mod tests {
     #[test]
     fn a_program_reads_xml_under_the_name_that_it_is_given() {
         let file = XmlFile::new("<a>ä</a>").unwrap();
-        assert_eq!(run(Command::new("cat").arg(file.path()), 99).unwrap(), "<a>ä</a>");
+        assert_eq!(run(Command::new("cat").arg(file.path()), 99, None).unwrap(), "<a>ä</a>");
     }
 }
