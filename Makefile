@@ -33,6 +33,13 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -n 1)
 DEB_VERSION := $(shell sed -n '1s/.*(\(.*\)).*/\1/p' packaging/debian/changelog)
 DEB_ARCH := $(shell dpkg --print-architecture 2>/dev/null || uname -m | sed 's/x86_64/amd64/; s/aarch64/arm64/')
 DEB = target/package/virt-mdev_$(DEB_VERSION)_$(DEB_ARCH).deb
+TARBALL = target/dist/virt-mdev-$(VERSION).tar.xz
+PACKAGE_DATE := $(shell packaging/date)
+MAINTAINER := $(shell sed -n 's/^Maintainer: //p' packaging/debian/control)
+# The rpm and Arch packages are built from the tarball; with VIRT_MDEV_BUILT=DIR the programs are taken from there.
+VIRT_MDEV_BUILT =
+RPMBUILD = rpmbuild
+CLEAN_ENV = env -u MAKEFLAGS -u MFLAGS -u MAKEOVERRIDES -u VIRT_MDEV_BUILT SOURCE_DATE_EPOCH=$(PACKAGE_DATE)
 
 # rustup's directory: a shell that is no login shell may not have it.
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
@@ -44,13 +51,13 @@ EMULATOR_CARGO = CARGO_TARGET_DIR=tests/emulator/target cargo
 .DEFAULT_GOAL := build
 # Two cargos, or two virtual machines, would only wait for each other.
 .NOTPARALLEL:
-.PHONY: help build check test test-emulator test-vm soak demo demo-vm package lint-package selinux install uninstall clean
+.PHONY: help build check test test-emulator test-vm soak demo demo-vm package lint-package dist rpm arch test-packages selinux install uninstall clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
 
 build: deps-build ## the release build
-	cargo build --release --locked
+	packaging/build
 
 check: deps-build deps-check ## formatting, lints, unit and case tests, shell files: under a minute
 	cargo fmt --check
@@ -58,6 +65,7 @@ check: deps-build deps-check ## formatting, lints, unit and case tests, shell fi
 	$(EMULATOR_CARGO) fmt $(EMULATOR) --check
 	$(EMULATOR_CARGO) clippy $(EMULATOR) --all-targets --locked -- -D warnings
 	cargo test --locked --quiet
+	packaging/crates
 	@if udevadm verify --help >/dev/null 2>&1; then \
 	    udevadm verify --resolve-names=never udev-rules/$(UDEV_RULES); \
 	else \
@@ -70,7 +78,7 @@ check: deps-build deps-check ## formatting, lints, unit and case tests, shell fi
 	fi
 	shellcheck $$(packaging/tree --list | xargs -d '\n' awk 'FNR == 1 { if (/^#!.*[\/ ](ba)?sh$$/ || FILENAME ~ /\.sh$$/) print FILENAME; nextfile }')
 
-test: check test-emulator selinux lint-package test-vm ## everything: check, emulated host, SELinux, package, real host
+test: check test-emulator selinux test-packages test-vm ## everything: check, emulated host, SELinux, packages, real host
 
 test-vm: package selinux deps-vm ## scenarios on a real host in a virtual machine (SCENARIO=name: only that one)
 	tests/vm/run $(SCENARIO)
@@ -98,12 +106,18 @@ lint-package: package ## what lintian says of the package
 	    echo "lintian: skipped, this system has none"; \
 	fi
 
+# One of the formats builds the programs from the tarball, without a network; the others take those that are there.
+test-packages: VIRT_MDEV_BUILT =
+test-packages: RPMBUILD = unshare --user --map-root-user --net rpmbuild
+test-packages: lint-package rpm ## all three formats: built offline, file lists, checkers, twice the same
+	@$(MAKE) --no-print-directory -o dist arch VIRT_MDEV_BUILT=$(abspath $(BUILT))
+	@packaging/test $(abspath $(BUILT))
+
 # The headers' makefile writes beside its sources. NAME only keeps it from asking the system for the policy's name.
 selinux: deps-selinux ## the SELinux policy module, target/selinux/virt_mdev.pp; installed by nobody but you
 	@rm -rf target/selinux
 	@install -D -m 0644 -t target/selinux packaging/selinux/*
-	env -u MAKEFLAGS -u MFLAGS -u MAKEOVERRIDES \
-	    make --no-print-directory -C target/selinux -f /usr/share/selinux/devel/Makefile NAME=default virt_mdev.pp
+	$(CLEAN_ENV) make --no-print-directory -C target/selinux -f /usr/share/selinux/devel/Makefile NAME=default virt_mdev.pp
 
 # cargo decides whether there is anything to build; make then compares the times of the files, so that an unchanged
 # program does not make a new package.
@@ -118,8 +132,35 @@ $(DEB): $(addprefix $(BUILT)/,$(PROGRAMS) $(UDEV_PROGRAM)) Makefile $(wildcard L
 	packaging/tree target/package/virt-mdev-$(VERSION)
 	cp -a packaging/debian target/package/virt-mdev-$(VERSION)/debian
 	cd target/package/virt-mdev-$(VERSION) && \
-	    env -u MAKEFLAGS -u MFLAGS -u MAKEOVERRIDES VIRT_MDEV_BUILT=$(abspath $(BUILT)) \
+	    $(CLEAN_ENV) VIRT_MDEV_BUILT=$(abspath $(BUILT)) \
 	    dpkg-buildpackage --build=binary --no-check-builddeps --no-sign >../build.log 2>&1 || { cat ../build.log; exit 1; }
+
+dist: deps-dist ## the source with all crates, from which packages are built offline: target/dist/virt-mdev-VERSION.tar.xz
+	packaging/dist target/dist
+
+# On a system that is no rpm one, its database cannot know what is installed: --nodeps. The tests have run in "make check"
+# and are left to those who build elsewhere: --nocheck. Neither this host's name nor the time is to be in the package.
+rpm: deps-rpm dist ## the rpm packages, in target/rpm, built from that tarball
+	rm -rf target/rpm
+	install -D -m 0644 -t target/rpm/SOURCES $(TARBALL)
+	@$(CLEAN_ENV) $(RPMBUILD) -ba --nocheck $(if $(wildcard /etc/debian_version),--nodeps) \
+	    --define '_topdir $(abspath target/rpm)' --define '_buildhost reproducible' \
+	    --define 'use_source_date_epoch_as_buildtime 1' --define 'clamp_mtime_to_source_date_epoch 1' \
+	    $(if $(VIRT_MDEV_BUILT),--define 'virt_mdev_built $(VIRT_MDEV_BUILT)') \
+	    packaging/rpm/virt-mdev.spec >target/rpm/build.log 2>&1 || { cat target/rpm/build.log; exit 1; }
+	@ls target/rpm/RPMS/*/*.rpm target/rpm/SRPMS/*.rpm
+
+# makepkg does not run as root; in a name space of its own root can be somebody else without giving away any file.
+# --nodeps: on a system that is no Arch, pacman does not know what is installed. --nocheck: as for rpm.
+arch: deps-arch dist ## the Arch package, in target/arch, built from that tarball
+	rm -rf target/arch
+	install -D -m 0644 -t target/arch $(TARBALL) packaging/arch/PKGBUILD
+	sed -e '/^#FUNCTIONS#$$/{r packaging/scripts/functions.sh' -e 'd}' packaging/arch/virt-mdev.install >target/arch/virt-mdev.install
+	@cd target/arch && $(CLEAN_ENV) VIRT_MDEV_BUILT=$(VIRT_MDEV_BUILT) PKGEXT=.pkg.tar.zst PKGDEST=$(abspath target/arch) \
+	    BUILDDIR=$(abspath target/arch) SRCDEST=$(abspath target/arch) PACKAGER='$(MAINTAINER)' \
+	    $(if $(filter 0,$(shell id -u)),unshare --user --map-user=1000 --map-group=1000) \
+	    makepkg --nodeps --nocheck --force --noprogressbar >build.log 2>&1 || { cat build.log; exit 1; }
+	@ls target/arch/*.pkg.tar.zst
 
 install: ## into DESTDIR, below PREFIX=/usr and SYSCONFDIR=/etc (libvirtd's AppArmor profile wants /usr/bin)
 	@test -x $(BUILT)/virt-mdev-hook || $(MAKE) build
