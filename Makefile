@@ -4,8 +4,10 @@
 PREFIX = /usr
 SYSCONFDIR = /etc
 DESTDIR =
-# One scenario of tests/vm by name; empty: all.
+# One scenario of tests/vm by name, one Debian suite, one security module; empty: all of them, or what make test wants.
 SCENARIO =
+HOST =
+LSM =
 
 # Where the programs are taken from, so that one release build serves tests, package and installation.
 BUILT = $(or $(CARGO_TARGET_DIR),target)/release
@@ -51,7 +53,7 @@ EMULATOR_CARGO = CARGO_TARGET_DIR=tests/emulator/target cargo
 .DEFAULT_GOAL := build
 # Two cargos, or two virtual machines, would only wait for each other.
 .NOTPARALLEL:
-.PHONY: help build check test test-emulator test-vm soak demo demo-vm package lint-package dist rpm arch test-packages selinux install uninstall clean
+.PHONY: help build check test test-emulator test-vm test-vm-all soak bench demo demo-vm package lint-package dist rpm arch test-packages selinux install uninstall clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -80,14 +82,23 @@ check: deps-build deps-check ## formatting, lints, unit and case tests, shell fi
 
 test: check test-emulator selinux test-packages test-vm ## everything: check, emulated host, SELinux, packages, real host
 
-test-vm: package selinux deps-vm ## scenarios on a real host in a virtual machine (SCENARIO=name: only that one)
-	tests/vm/run $(SCENARIO)
+# With names: the package that this machine has just built. Without: one that was built in a root of each suite.
+test-vm: package selinux deps-vm $(if $(SCENARIO),,dist) ## scenarios on real hosts (HOST=bookworm|trixie|sid LSM=apparmor|selinux SCENARIO=name)
+	tests/vm/run $(addprefix --on ,$(HOST)) $(addprefix --,$(LSM)) $(SCENARIO)
+
+test-vm-all: package selinux dist deps-vm ## all scenarios on each of the hosts: two hours
+	tests/vm/run --everywhere
 
 soak: package deps-vm ## starts and stops on the real host, a hundred times as many as in make test: hours (SOAK=n: n times)
 	SOAK=$(or $(SOAK),100) tests/vm/run cycles
 
 test-emulator: build deps-emulator ## the emulated host's own tests, and the programs on it
 	VIRT_MDEV_BUILT=$(abspath $(BUILT)) $(EMULATOR_CARGO) test $(EMULATOR) --release --locked --quiet
+
+# Times are ratios between programs that run in turns; the counts alone are also a test of make test-emulator.
+bench: build deps-emulator ## what the programs cost, beside mdevctl and other hooks: a table, and target/bench.json (CHECK=1: judged)
+	VIRT_MDEV_BUILT=$(abspath $(BUILT)) $(EMULATOR_CARGO) test $(EMULATOR) --release --locked --quiet --test bench -- \
+	    --times --json $(abspath target/bench.json) $(if $(CHECK),--check)
 
 demo: build ## a domain's life on an emulated host, shown; needs root, or user namespaces
 	$(EMULATOR_CARGO) build $(EMULATOR) --release --locked --quiet

@@ -1,3 +1,4 @@
+# core
 # Attributes are written in the order of the XML; a refused one undoes the device.
 device=$(uuid 1)
 

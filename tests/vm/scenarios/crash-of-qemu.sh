@@ -1,3 +1,4 @@
+# core
 # QEMU is killed: libvirt notices, and release cleans up.
 device=$(uuid 1)
 

@@ -1,3 +1,4 @@
+# core
 # The devices are there, and then QEMU refuses to start: nothing is left.
 device=$(uuid 1)
 

@@ -1,3 +1,4 @@
+# core
 # The main job: a domain names one device by type id and parent, and gets it.
 device=$(uuid 1)
 

@@ -14,16 +14,16 @@ install() {
     apt install "$@" "$deb"
 }
 
-# Everything that a package could leave, except what belongs to dpkg, systemd and
-# libvirt at work.
+# The whole file system, with kinds, modes, owners and where links lead, except what belongs to dpkg, systemd and libvirt
+# at work, and to the tests.
 listing() {
-    find /etc /usr /var /run /lib /opt /srv \
-        \( -path /var/lib/dpkg -o -path /var/lib/apt -o -path /var/cache/apt \
+    find / \( -path /proc -o -path /sys -o -path /dev -o -path /share -o -path /root -o -path /tmp \
+        -o -path /var/tmp -o -path /var/lib/dpkg -o -path /var/lib/apt -o -path /var/cache/apt \
         -o -path /var/lib/systemd -o -path /var/log -o -path /run/systemd -o -path /run/udev \
         -o -path /run/libvirt -o -path /var/lib/libvirt -o -path /var/cache/libvirt \
         -o -path /run/log -o -path '/run/virt-mdev-test*' -o -path '/etc/apparmor.d/libvirt/*' -o -path /etc/libvirt/qemu \
         -o -path /var/cache/ldconfig -o -path /run/lock -o -path /run/user \) -prune \
-        -o -print | sort
+        -o -printf '%p %M %U:%G %l\n' | sort
 }
 
 # The hook is at work: a domain gets its device, and takes it away. The running udevd
@@ -119,7 +119,7 @@ apt remove virt-mdev
 equal "what is left" "$(printf '%s\n' \
     /etc/systemd/system/{multi-user.target.wants/virt-mdev-reconcile.service,timers.target.wants/virt-mdev-reconcile.timer} \
     /etc/virt-mdev /etc/virt-mdev/config.toml)" \
-    "$(comm -13 <(echo "$clean") <(listing))"
+    "$(comm -13 <(echo "$clean") <(listing) | cut -d' ' -f1)"
 new_domain vm1
 device "$device" 'type="mtty-2" parent="mtty"'
 define

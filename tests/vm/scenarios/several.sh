@@ -1,3 +1,4 @@
+# core
 # Three devices on two parents in one domain: all of them, or none.
 one=$(uuid 1) two=$(uuid 2) three=$(uuid 3)
 
