@@ -156,10 +156,9 @@ rpm: deps-rpm dist ## the rpm packages, in target/rpm, built from that tarball
 	install -D -m 0644 -t target/rpm/SOURCES $(TARBALL)
 	install -D -m 0644 -t target/rpm/SPECS packaging/rpm/virt-mdev.spec
 	touch --date=@$(PACKAGE_DATE) target/rpm/SOURCES/* target/rpm/SPECS/*
-	@$(CLEAN_ENV) $(RPMBUILD) -ba --nocheck $(if $(wildcard /etc/debian_version),--nodeps) \
+	@$(CLEAN_ENV) VIRT_MDEV_BUILT=$(VIRT_MDEV_BUILT) $(RPMBUILD) -ba --nocheck $(if $(wildcard /etc/debian_version),--nodeps) \
 	    --define '_topdir $(abspath target/rpm)' --define '_buildhost reproducible' \
 	    --define 'use_source_date_epoch_as_buildtime 1' --define 'clamp_mtime_to_source_date_epoch 1' \
-	    $(if $(VIRT_MDEV_BUILT),--define 'virt_mdev_built $(VIRT_MDEV_BUILT)') \
 	    target/rpm/SPECS/virt-mdev.spec >target/rpm/build.log 2>&1 || { cat target/rpm/build.log; exit 1; }
 	@ls target/rpm/RPMS/*/*.rpm target/rpm/SRPMS/*.rpm
 
