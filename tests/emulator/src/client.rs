@@ -10,7 +10,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 
 use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigHandler, Signal, signal};
 
 /// What programs on the host have in their environment: libudev is not to ask whether `/sys` is a sysfs.
 pub fn environment(pid: u32) -> [(&'static str, String); 2] {
@@ -42,7 +42,8 @@ impl Namespaces {
         Ok(Self { pid, user, mounts: open("mnt")?, network: open("net")? })
     }
 
-    /// A command that will run in them, in the directory of the caller.
+    /// A command that will run in them, in the directory of the caller. Signals that a shell has its background jobs
+    /// ignore, or nohup, it does not ignore: what they do is a part of what is tested.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         command.envs(environment(self.pid));
@@ -51,6 +52,10 @@ impl Namespaces {
         let (mounts, network) = (own(&self.mounts), own(&self.network));
         let here = std::env::current_dir();
         let enter = move || {
+            for ignored in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
+                // SAFETY: no handler is given.
+                unsafe { signal(ignored, SigHandler::SigDfl) }?;
+            }
             let failed = |error: &io::Error| io::Error::from_raw_os_error(error.raw_os_error().unwrap_or(5));
             if let Some(user) = user.as_ref().map_err(failed)? {
                 setns(user, CloneFlags::CLONE_NEWUSER)?;
@@ -63,8 +68,8 @@ impl Namespaces {
             }
             Ok(())
         };
-        // SAFETY: between fork and exec it makes system calls on descriptors that were opened before, and allocates
-        // nothing but what `chdir` needs for a path that is longer than its buffer on the stack.
+        // SAFETY: between fork and exec it gives signals no handler, makes system calls on descriptors that were opened
+        // before, and allocates nothing but what `chdir` needs for a path that is longer than its buffer on the stack.
         unsafe { command.pre_exec(enter) };
         command
     }

@@ -50,6 +50,10 @@ runs_with vm1 "$device"
 claimed vm1 "$device"
 equal "virt-mdev list" "$device mtty-2 virt-mdev vm1 running" \
     "$(virt-mdev list --json | jq -r '.[] | "\(.uuid) \(.type) \(.made_by) \(.domain.name) \(.phase)"')"
+tree=$(virt-mdev list --tree)
+echo "$tree"
+contains "virt-mdev list --tree" "$(grep -F "$device" <<<"$tree")" "mtty-2 → vm1"
+contains "virt-mdev list --tree" "$(grep "^mtty" <<<"$tree")" mtty
 
 step "a start that fails is told in virsh's words"
 refuses virt-mdev assign vm1 mtty-1 --count 2 --attribute settings/first=1 --start

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{SigHandler, Signal, signal};
 use virt_mdev_emulator::client::Emulated;
 
 const EMULATOR: &str = env!("CARGO_BIN_EXE_virt-mdev-emulator");
@@ -90,18 +89,10 @@ impl Stand {
         command
     }
 
-    /// A verb, not yet started, of a process group of its own, as a shell starts it. Ctrl-C ends it, also where these tests
-    /// run in the background of a shell, which has that ignored.
+    /// A verb, not yet started, of a process group of its own, as a shell starts it.
     pub(crate) fn verb(&self, arguments: &[&str]) -> Command {
         let mut command = self.on_host(built().join("virt-mdev"));
         command.args(arguments).process_group(0);
-        let by_default = || {
-            // SAFETY: no handler is given.
-            unsafe { signal(Signal::SIGINT, SigHandler::SigDfl) }?;
-            Ok(())
-        };
-        // SAFETY: between fork and exec only one system call is made; it touches no memory.
-        unsafe { command.pre_exec(by_default) };
         command
     }
 
