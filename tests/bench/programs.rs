@@ -86,26 +86,12 @@ fn script(path: &Path, text: &str) -> Result<String, Wrong> {
 
 /// An empty program with the shared libraries of another one.
 fn empty(like: &str, path: &Path) -> Result<String, Wrong> {
-    let said = Command::new("readelf").args(["-d", like]).env("LC_ALL", "C").output();
-    let said = said.map_err(|error| format!("readelf: {error}"))?;
-    let text = String::from_utf8_lossy(&said.stdout).into_owned();
-    let needed = text.lines().filter(|line| line.contains("(NEEDED)"));
-    let libraries = needed.filter_map(|line| Some(line.split_once('[')?.1.split_once(']')?.0));
-    let source = path.with_extension("rs");
-    fs::write(&source, "fn main() {}\n").map_err(|error| format!("{}: {error}", source.display()))?;
-    let mut rustc = Command::new("rustc");
-    rustc.args(["--edition", "2024", "-O", "-C", "strip=symbols", "-C", "link-arg=-Wl,--no-as-needed", "-o"]);
-    rustc.arg(path).arg(&source);
-    for library in libraries {
-        // rustc links those by itself.
-        if !["libc.so", "libgcc_s.so", "ld-linux"].iter().any(|own| library.starts_with(own)) {
-            rustc.args(["-C", &format!("link-arg=-l:{library}")]);
-        }
-    }
-    let said = rustc.output().map_err(|error| format!("rustc: {error}"))?;
+    let make = Path::new(env!("CARGO_MANIFEST_DIR")).join("../empty");
+    let said = Command::new(&make).arg(like).arg(path).output();
+    let said = said.map_err(|error| format!("{}: {error}", make.display()))?;
     if said.status.success() {
         Ok(path.display().to_string())
     } else {
-        Err(format!("rustc: {}", String::from_utf8_lossy(&said.stderr)))
+        Err(format!("{}: {}", make.display(), String::from_utf8_lossy(&said.stderr)))
     }
 }
