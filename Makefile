@@ -135,7 +135,7 @@ selinux: deps-selinux ## the SELinux policy module, target/selinux/virt_mdev.pp;
 $(addprefix $(BUILT)/,$(PROGRAMS) $(UDEV_PROGRAM)): build
 	@:
 
-$(DEB): $(addprefix $(BUILT)/,$(PROGRAMS) $(UDEV_PROGRAM)) Makefile $(wildcard LICENSE-* CHANGELOG.md $(DOCUMENTS)) \
+$(DEB): $(addprefix $(BUILT)/,$(PROGRAMS) $(UDEV_PROGRAM)) Makefile $(wildcard LICENSE-* packaging/THIRD-PARTY-NOTICES CHANGELOG.md $(DOCUMENTS)) \
         $(shell find packaging -type f) udev-rules/$(UDEV_RULES)
 	@case $(DEB_VERSION) in $(VERSION)-*) ;; \
 	    *) echo "packaging/debian/changelog says $(DEB_VERSION), Cargo.toml says $(VERSION)" >&2; exit 1;; esac
@@ -194,6 +194,7 @@ install: ## into DESTDIR, below PREFIX=/usr and SYSCONFDIR=/etc (libvirtd's AppA
 	install -D -m 0644 packaging/completions/virt-mdev.bash $(DESTDIR)$(BASH_DIR)/virt-mdev
 	install -D -m 0644 -t $(DESTDIR)$(ZSH_DIR) packaging/completions/_virt-mdev
 	install -D -m 0644 -t $(DESTDIR)$(FISH_DIR) packaging/completions/virt-mdev.fish
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/virt-mdev packaging/THIRD-PARTY-NOTICES
 	for document in $(DOCUMENTS); do \
 	    install -D -m 0644 $$document $(DESTDIR)$(PREFIX)/share/doc/virt-mdev/$$document || exit; done
 	@test -n "$(DESTDIR)" || printf '%s\n' "A libvirt daemon that runs already sees the hook after:" \
