@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::Config;
-use crate::host::{Host, Trouble, child};
+use crate::host::{Host, Trouble, child, signals};
 use crate::ids::DeviceId;
 use crate::refusal::Refusal;
 use terminal::Terminal;
@@ -166,6 +166,7 @@ pub fn main() -> ExitCode {
     if let Some(status) = args.get(1..).and_then(child::run_if_child) {
         return ExitCode::from(status);
     }
+    signals::heed();
     // What we write is to be readable for all whatever the caller's umask is.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     // Without a logger nothing is logged, so a second one that is refused is no loss.

@@ -17,6 +17,7 @@ pub mod machine;
 pub mod node;
 pub mod programs;
 pub mod see;
+pub mod signals;
 pub mod systemd;
 pub mod udev;
 pub mod worker;

@@ -18,7 +18,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, PidfdFlags, Signal, getppid, pidfd_open, set_parent_process_death_signal};
 
 use super::daemon::Process;
-use super::progress;
+use super::{progress, signals};
 
 /// The first argument of a worker. libvirt calls its hook with four arguments and a worker has more, so no domain's
 /// name can be mistaken for it.
@@ -47,6 +47,7 @@ pub struct Given {
 
 /// Does a hook's call in a worker, which finds `stdin` on its standard input; passes on what it says on stderr.
 pub fn run(caller: Option<Process>, args: &[&str], stdin: &[u8], limit: Duration) -> io::Result<Ended> {
+    signals::heed();
     let mut input = File::from(memfd_create("domain", MemfdFlags::CLOEXEC)?);
     input.write_all(stdin)?;
     input.rewind()?;
@@ -121,6 +122,7 @@ pub fn become_one(args: &[OsString]) -> Option<Given> {
         return None;
     }
     let number = |text: &OsString| text.to_str().and_then(|text| text.parse::<i32>().ok());
+    signals::heed();
     let (parent, pid) = (number(parent)?, number(pid)?);
     let start_time = start_time.to_str()?.parse().ok()?;
     let _ = set_parent_process_death_signal(Some(Signal::KILL));

@@ -1,0 +1,133 @@
+//! The shipped hook in surroundings that a caller may have left it: an environment, a current directory, descriptors,
+//! limits, signals and permissions of files that are nobody's intention. Either it works as ever or it refuses with a
+//! sentence; it never dies of them, never leaves anything, and runs nothing that it was lured to.
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use virt_mdev_emulator::client::Emulated;
+
+const UUID: &str = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
+const DOMAIN: &str = r#"<domain type='qemu'>
+  <name>vm1</name><uuid>11111111-0000-4000-8000-000000000001</uuid>
+  <metadata><mdev:devices xmlns:mdev="urn:virt-mdev:domain:1">
+    <mdev:device uuid="83b8f4f2-509f-382f-3c1e-e6bfe0fa1001" type="mtty-2" parent="mtty">
+      <mdev:attribute name="settings/first" value="1"/>
+    </mdev:device>
+  </mdev:devices></metadata>
+  <devices><hostdev mode='subsystem' type='mdev' model='vfio-pci'><source>
+    <address uuid='83b8f4f2-509f-382f-3c1e-e6bfe0fa1001'/>
+  </source></hostdev></devices>
+</domain>"#;
+
+/// What a shell does before it becomes the hook.
+const WORKS: [(&str, &str); 15] = [
+    ("nothing", ""),
+    ("no environment", "run='env -i'"),
+    ("programs of its own in PATH", "export PATH=/run/lure:$PATH"),
+    (
+        "directories of its own",
+        "export HOME=/run/lure TMPDIR=/run/lure XDG_CONFIG_HOME=/run/lure XDG_RUNTIME_DIR=/run/lure",
+    ),
+    ("a backtrace asked for", "export RUST_BACKTRACE=full RUST_LOG=trace"),
+    ("no current directory", "mkdir /run/gone; cd /run/gone; rmdir /run/gone"),
+    ("an open umask", "umask 000"),
+    ("a closed umask", "umask 777"),
+    ("stdout closed", "exec >&-"),
+    ("stderr closed", "exec 2>&-"),
+    ("stderr that nobody reads", "exec 2> >(exec 0<&-); sleep 0.1"),
+    (
+        "hundreds of descriptors",
+        "ulimit -n 900; for ((n = 10; n < 800; n++)); do eval \"exec $n</dev/null\"; done",
+    ),
+    ("signals ignored", "trap '' CHLD PIPE ALRM TERM USR1 USR2 XFSZ"),
+    (
+        "signals blocked",
+        "run='python3 -c \"import os,signal,sys; signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals()); os.execv(sys.argv[1], sys.argv[1:])\"'",
+    ),
+    ("no name", "run='exec -a \"\"'"),
+];
+
+/// These it cannot do without; and what its one sentence is to name.
+const REFUSES: [(&str, &str, &str); 3] = [
+    ("stdin closed", "exec <&-", "domain XML"),
+    ("no file may be written to", "ulimit -f 0", "File too large"),
+    ("no descriptor to be had", "ulimit -n 4", "Too many open files"),
+];
+
+fn built() -> PathBuf {
+    let target = std::env::var_os("VIRT_MDEV_BUILT")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/release"), PathBuf::from);
+    let path = target.join("virt-mdev-hook");
+    assert!(path.exists(), "{} is missing: cargo build --release, at the top", path.display());
+    path.canonicalize().unwrap()
+}
+
+fn host() -> Emulated {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("hosts/mtty.toml");
+    let host = Emulated::start(Path::new(env!("CARGO_BIN_EXE_virt-mdev-emulator")), &file, &[]).unwrap();
+    // Whatever is run by name out of there tells.
+    says(
+        &host,
+        "mkdir /run/lure; printf '#!/bin/sh\\necho $0 >>/run/lured\\n' >/run/lure/sh; chmod +x /run/lure/sh; \
+         for name in bash virsh mdevctl modprobe udevadm systemctl virt-mdev virt-mdev-hook; do \
+         cp /run/lure/sh /run/lure/$name; done",
+    );
+    host
+}
+
+fn says(host: &Emulated, script: &str) -> String {
+    let output = host.run(&["bash", "-c", &format!("exec 2>&1; {script}")], b"").unwrap();
+    String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+}
+
+fn hook(host: &Emulated, before: &str, event: &str, subevent: &str) -> Output {
+    let hook = built();
+    let script = format!("run=exec; {before}\neval \"$run\" {} vm1 {event} {subevent} -", hook.display());
+    host.run(&["bash", "-c", &script], DOMAIN.as_bytes()).unwrap()
+}
+
+/// Devices, and all that is recorded with owner and permissions; not the locks, which stay.
+fn left(host: &Emulated) -> String {
+    says(
+        host,
+        "cd /; ls /sys/bus/mdev/devices; \
+         find run/virt-mdev -not -path '*/locks*' -not -path '*/lock*' -printf '%p %U:%G %m %l\\n' | sort; cat /run/lured 2>/dev/null; true",
+    )
+}
+
+#[test]
+fn it_works_whatever_it_is_called_in() {
+    let host = host();
+    let mut usual = None;
+    for (name, before) in WORKS {
+        for (event, subevent) in [("prepare", "begin"), ("start", "begin"), ("started", "begin")] {
+            let output = hook(&host, before, event, subevent);
+            assert!(output.status.success() && output.stderr.is_empty(), "{name}: {event}: {output:?}");
+        }
+        let running = left(&host);
+        assert!(running.starts_with(UUID) && running.contains("/domains/"), "{name}: {running}");
+        assert_eq!(&running, usual.get_or_insert_with(|| running.clone()), "{name}");
+        for (event, subevent) in [("stopped", "end"), ("release", "end")] {
+            let output = hook(&host, before, event, subevent);
+            assert!(output.status.success() && output.stderr.is_empty(), "{name}: {event}: {output:?}");
+        }
+        let after = left(&host);
+        assert!(!after.contains(UUID) && !after.contains("/domains/"), "{name}: {after}");
+    }
+}
+
+#[test]
+fn it_refuses_what_it_cannot_work_in() {
+    let host = host();
+    assert!(hook(&host, "", "prepare", "begin").status.success());
+    assert!(hook(&host, "", "release", "end").status.success());
+    let before = left(&host);
+    for (name, surroundings, names) in REFUSES {
+        let output = hook(&host, surroundings, "prepare", "begin");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{name}: {output:?}");
+        assert!(said.contains(names), "{name}: {said}");
+        assert_eq!(left(&host), before, "{name}");
+    }
+}
