@@ -83,10 +83,10 @@ check: deps-build deps-check ## formatting, lints, unit and case tests, shell fi
 test: check test-emulator selinux test-packages test-vm ## everything: check, emulated host, SELinux, packages, real host
 
 # With names: the package that this machine has just built. Without: one that was built in a root of each suite.
-test-vm: package selinux deps-vm $(if $(SCENARIO),,dist) ## scenarios on real hosts (HOST=bookworm|trixie|sid LSM=apparmor|selinux SCENARIO=name)
+test-vm: package selinux deps-vm $(if $(SCENARIO),,dist) ## scenarios on real hosts (HOST=bookworm|trixie|sid|modular LSM=apparmor|selinux SCENARIO=name)
 	tests/vm/run $(addprefix --on ,$(HOST)) $(addprefix --,$(LSM)) $(SCENARIO)
 
-test-vm-all: package selinux dist deps-vm ## all scenarios on each of the hosts: two hours
+test-vm-all: package selinux dist deps-vm ## all scenarios on each of the hosts: three hours
 	tests/vm/run --everywhere
 
 soak: package deps-vm ## starts and stops on the real host, a hundred times as many as in make test: hours (SOAK=n: n times)

@@ -12,6 +12,8 @@ begun=  # virsh at work in the background, see begin
 locked= # the lock that was asked for last, see want_lock
 lockers=()
 holder= # who holds a device, see hold_device
+daemon=$(cat "$share/daemon") # libvirtd, or virtqemud on the modular host
+sockets=("$daemon.socket" "$daemon-ro.socket" "$daemon-admin.socket")
 
 # --- verdicts -----------------------------------------------------------------
 
@@ -107,7 +109,7 @@ qemu_conf() {
     [[ -e /run/virt-mdev-test.qemu.conf ]] || cp -p "$conf" /run/virt-mdev-test.qemu.conf
     cp -p /run/virt-mdev-test.qemu.conf "$conf"
     if [[ -n ${1-} ]]; then echo "$1" >>"$conf"; else rm /run/virt-mdev-test.qemu.conf; fi
-    systemctl restart libvirtd.service
+    systemctl restart "$daemon.service"
 }
 
 # Whom libvirt's package runs QEMU as: the group is built in, not the user's first.
@@ -547,13 +549,15 @@ journal_since() { # CURSOR FILE
 }
 
 libvirt_pid() {
-    systemctl show -P MainPID libvirtd.service
+    systemctl show -P MainPID "$daemon.service"
 }
 
 # modular: a daemon that is called virtqemud instead of libvirtd, until monolithic, or
 # clean-up: the same program, which does everything of either, on libvirtd's sockets.
+# The modular host has the real one, and nothing else.
 modular() {
-    systemctl stop libvirtd.socket libvirtd-ro.socket libvirtd-admin.socket libvirtd.service
+    [[ $daemon == libvirtd ]] || return 0
+    systemctl stop libvirtd.service "${sockets[@]}"
     cp /usr/sbin/libvirtd /usr/sbin/virtqemud
     cat >/run/systemd/system/virtqemud.service <<'UNIT'
 [Service]
@@ -566,10 +570,11 @@ UNIT
 }
 
 monolithic() {
+    [[ $daemon == libvirtd ]] || return 0
     systemctl stop virtqemud.service
     rm -f /usr/sbin/virtqemud /run/systemd/system/virtqemud.service /run/virtqemud.pid
     systemctl daemon-reload
-    systemctl start libvirtd.socket libvirtd-ro.socket libvirtd-admin.socket
+    systemctl start "${sockets[@]}"
 }
 
 # The daemon ends itself when idle; this makes it run, and says its pid.

@@ -10,6 +10,19 @@ result() {
     echo "$*" >>"$results"
 }
 
+# On the modular host: the daemon of tests/vm/virtqemud with its units and its profile, and libvirtd's no more.
+install_virtqemud() {
+    local units=(virtqemud.service virtqemud.socket virtqemud-ro.socket virtqemud-admin.socket) from=$share/virtqemud
+    [[ -d $from ]] || return 0
+    systemctl --quiet mask --runtime --now "${units[@]/virtqemud/libvirtd}"
+    cp "$from/virtqemud" /usr/sbin/
+    cp "$from/usr.sbin.virtqemud" /etc/apparmor.d/
+    cp "${units[@]/#/$from/}" /usr/lib/systemd/system/
+    apparmor_parser --replace /etc/apparmor.d/usr.sbin.virtqemud
+    systemctl daemon-reload
+    systemctl --quiet enable --now "${units[@]:1}"
+} >"$share/logs/virtqemud.log" 2>&1
+
 install_package() {
     local log=$share/logs/install.log
     # apt's own user cannot read the share; a copy in /run it can.

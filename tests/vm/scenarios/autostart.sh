@@ -72,7 +72,7 @@ storm() {
     took=$(((${EPOCHREALTIME/./} - began) / 1000))
 }
 # libvirt's daemon runs mdevctl at each of them, for minutes.
-systemctl stop libvirtd.service libvirtd.socket libvirtd-ro.socket libvirtd-admin.socket
+systemctl stop "$daemon.service" "${sockets[@]}"
 ln -s /dev/null /run/udev/rules.d/60-virt-mdev.rules
 udevadm control --reload
 storm
@@ -87,7 +87,7 @@ wait_for 60 "udev" idle
 equal "devices" "$before" "$(find "$devices/" -mindepth 1 -printf "%f %i\n" | sort)"
 equal "what was started" "" "$(journalctl -q -u 'virt-mdev-autostart@*' --since "@$since" -o cat | grep '^started ')"
 
-systemctl start libvirtd.service
+systemctl start "$daemon.service"
 
 step "the parents go and come back, and so do the devices"
 reload

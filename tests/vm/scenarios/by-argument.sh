@@ -23,16 +23,16 @@ contains "virsh's error" "$error" "$line"
 
 step "with that line: memory that QEMU may not lock is refused, too, with what to add"
 qemu_conf "$line"
-limits=/run/systemd/system/libvirtd.service.d
+limits=/run/systemd/system/$daemon.service.d
 mkdir -p "$limits"
 printf '[Service]\nLimitMEMLOCK=32M\n' >"$limits/virt-mdev-test.conf"
 systemctl daemon-reload
-systemctl restart libvirtd.service
+systemctl restart "$daemon.service"
 refused vm1 "error: vm1: QEMU may lock 32768 KiB of memory" "hint: add to the domain: <memtune><hard_limit"
 released vm1 "$device"
 rm "$limits/virt-mdev-test.conf"
 systemctl daemon-reload
-systemctl restart libvirtd.service
+systemctl restart "$daemon.service"
 addition=$(grep -o '<memtune>.*</memtune>' <<<"$error")
 xml | sed "s|<vcpu>|$addition<vcpu>|" >/run/virt-mdev-test.xml
 virsh -q define /run/virt-mdev-test.xml

@@ -82,7 +82,7 @@ SH
     reconciled "Nothing to reconcile."
     runs_with vm1 "$device"
     claimed vm1 "$device"
-    systemctl restart libvirtd.service
+    systemctl restart "$daemon.service"
     wake_libvirt >/dev/null
     runs_with vm1 "$device"
     claimed vm1 "$device"

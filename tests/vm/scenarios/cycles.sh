@@ -4,8 +4,6 @@
 before=$(baseline)
 rounds=$(cat "$share/soak")
 
-sockets=(libvirtd.socket libvirtd-ro.socket libvirtd-admin.socket)
-
 step "$((20 * rounds)) cycles by virsh"
 device=$(uuid 1)
 new_domain vm1
@@ -42,7 +40,7 @@ by_hook() {
 
 step "$((300 * rounds)) by the hook, two domains at once"
 # The daemon looks at each new device for seconds, and would still do so later.
-systemctl stop libvirtd.service "${sockets[@]}"
+systemctl stop "$daemon.service" "${sockets[@]}"
 by_hook vm2 "$(uuid 11)" $((150 * rounds)) &
 lanes=("$!")
 by_hook vm3 "$(uuid 21)" $((150 * rounds)) &

@@ -14,7 +14,7 @@ kill_daemon() {
     pid=$(libvirt_pid)
     kill -KILL "$pid"
     gives_up 10 "error: "
-    wait_for 30 "another libvirtd" another_daemon "$pid"
+    wait_for 30 "another $daemon" another_daemon "$pid"
 }
 
 another_daemon() { # PID

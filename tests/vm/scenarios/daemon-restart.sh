@@ -10,9 +10,9 @@ runs_with vm1 "$device"
 pid=$(qemu_pid vm1)
 before=$(libvirt_pid)
 
-systemctl restart libvirtd.service
+systemctl restart "$daemon.service"
 after=$(wake_libvirt)
-[[ $before != "$after" ]] || fail "expected another libvirtd than $before"
+[[ $before != "$after" ]] || fail "expected another $daemon than $before"
 # Domains are reconnected one thread each, after the daemon has said it is ready.
 wait_for 30 "libvirt to reconnect vm1" grep -q '^vm1 reconnect ' "$witness_log"
 equal "pid of QEMU" "$pid" "$(qemu_pid vm1)"

@@ -33,13 +33,13 @@ destroy vm1
 
 step "a daemon that was started without a hook"
 mv "$link" /run/virt-mdev-test.link
-systemctl restart libvirtd.service
+systemctl restart "$daemon.service"
 finds "libvirt does not call virt-mdev: $link is not there" "ln -sf /usr/bin/virt-mdev-hook $link"
 mv /run/virt-mdev-test.link "$link"
 touch -h "$link"
-finds "libvirtd was started before there was a hook" "systemctl kill --signal=HUP --kill-whom=main libvirtd && touch /run/virt-mdev.told"
+finds "$daemon was started before there was a hook" "systemctl kill --signal=HUP --kill-whom=main $daemon && touch /run/virt-mdev.told"
 virsh -q start vm1 2>/dev/null && fail "vm1: expected the daemon not to know of the hook"
-fixes "fixed: libvirtd was started before there was a hook"
+fixes "fixed: $daemon was started before there was a hook"
 start vm1
 runs_with vm1 "$device"
 destroy vm1

@@ -11,11 +11,11 @@ describe() { # NAME UUID
 
 # boots: libvirt's daemon starts what a boot starts.
 boots() {
-    systemctl stop libvirtd.service libvirtd.socket libvirtd-ro.socket libvirtd-admin.socket
+    systemctl stop "$daemon.service" "${sockets[@]}"
     # By this libvirt knows that it has done so since the boot (virStateShouldAutostart).
     rm -f /run/libvirt/qemu/autostarted
     since=$(date +%s)
-    systemctl start --no-block libvirtd.service
+    systemctl start --no-block "$daemon.service"
 }
 
 # journal: what the hook said since then.

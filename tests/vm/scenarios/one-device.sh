@@ -6,7 +6,7 @@ step "the host is what it claims to be: libvirt as packaged, AppArmor enforcing"
 conffiles=$(dpkg-query -W -f='${Conffiles}\n' 'libvirt-*' | awk 'NF >= 2 && !/obsolete/ { print $2 "  " $1 }')
 contains "libvirt's configuration files" "$conffiles" /etc/libvirt/qemu.conf /etc/libvirt/libvirtd.conf
 md5sum --quiet --check <<<"$conffiles"
-contains "AppArmor's profiles" "$(cat /sys/kernel/security/apparmor/profiles)" "libvirtd (enforce)"
+contains "AppArmor's profiles" "$(cat /sys/kernel/security/apparmor/profiles)" "$daemon (enforce)"
 
 install_witness
 new_domain vm1

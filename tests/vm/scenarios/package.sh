@@ -59,7 +59,7 @@ apt purge virt-mdev
 missing /usr/bin/virt-mdev /usr/bin/virt-mdev-hook "$hooks/50-virt-mdev" /etc/virt-mdev "$state"
 equal "hooks of libvirt" '' "$(find /etc/libvirt/hooks -mindepth 1 ! -type d)"
 clean=$(listing)
-systemctl restart libvirtd.service
+systemctl restart "$daemon.service"
 wake_libvirt >/dev/null
 new_domain bystander # is there through all of this, its firmware not at work
 define

@@ -55,7 +55,7 @@ let_go
 wait "$begun"
 
 step "a daemon that is started anew finds the domain as it was"
-systemctl restart libvirtd.service
+systemctl restart "$daemon.service"
 wake_libvirt >/dev/null
 runs_with vm1 "$device"
 destroy vm1

@@ -80,8 +80,7 @@ taken_away() {
 }
 
 # The daemon looks at each new device for seconds, and runs mdevctl for it.
-sockets=(libvirtd.socket libvirtd-ro.socket libvirtd-admin.socket)
-systemctl stop libvirtd.service "${sockets[@]}"
+systemctl stop "$daemon.service" "${sockets[@]}"
 udevadm control --ping
 user=$(id -u libvirt-qemu) looks=0 slowest=0
 groups=("$(getent group libvirt-qemu | cut -d: -f3)" "$(getent group kvm | cut -d: -f3)")
