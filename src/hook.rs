@@ -180,7 +180,7 @@ fn hand_over(host: &Host, call: &Call, caller: Option<Process>) -> Result<(), Re
 
 /// Makes the devices that a domain wants, or says why not. `caller` is the daemon that is starting it.
 pub fn prepare(host: &Host, xml: &[u8], caller: Option<Process>) -> Result<(), Refusal> {
-    let domain = Domain::read(xml)?;
+    let mut domain = Domain::read(xml)?;
     let records = Records::new(host);
     if domain.is_plain() {
         let context = Context { host, records: &records, waits: Config::load_or_default(host).waits };
@@ -198,6 +198,10 @@ pub fn prepare(host: &Host, xml: &[u8], caller: Option<Process>) -> Result<(), R
         match prepare_now(context, config, &domain, caller) {
             Err(refusal) => match refusal.awaited() {
                 Some(awaited) if patience.wait(awaited) => {}
+                // What is only late is waited for first.
+                Some(Awaited::Parents(missing)) if domain.relocate(missing) => {
+                    log::warn!("{refusal}; another parent takes its place");
+                }
                 Some(_) if !config.waits.parent.is_zero() => return Err(refusal.after_waiting()),
                 _ => return Err(refusal),
             },

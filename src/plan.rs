@@ -75,6 +75,8 @@ pub fn prepare(
             Some(_) => request.wanted.as_ref(),
             None => defined::wanted(domain, requests, request, sight)?,
         };
+        let relocated = wanted.map(|wanted| sight.relocate(wanted));
+        let wanted = relocated.as_deref();
         let planned = match (&sight.existing, wanted) {
             (Some(existing), wanted) => found(request, existing, wanted, kept, sight.defined)?,
             (None, Some(wanted)) => create(domain, request, wanted, sight, default, &mut taken)
@@ -145,7 +147,9 @@ fn found(
         let typed = existing.typed || kept.is_some();
         // A foreign device whose type nobody can tell is used where the domain opens it, not on the metadata's word.
         let fits = (!typed && request.opened) || wanted.wish.matches(&place.kind, name).is_some();
-        if !fits || !(wanted.parents.is_empty() || wanted.parents.contains(&place.parent)) {
+        // One that an earlier run kept, or that a person has made here, may be on a parent in place of the named one.
+        let anywhere = wanted.parents.is_empty() || wanted.relocate;
+        if !fits || !(anywhere || wanted.parents.contains(&place.parent)) {
             let on = match wanted.parents.as_slice() {
                 [] => String::new(),
                 parents => {
@@ -250,6 +254,11 @@ fn why(
         return format!("{name}the function that the domain passes through");
     }
     let left = left.map_or_else(|| "free places unknown".to_owned(), |left| format!("{left} left"));
+    let named = request.wanted.as_ref().filter(|_| sight.relocated).map(|wanted| wanted.parents.as_slice());
+    let instead = named.map(|named| {
+        let named = list(&named.iter().map(ToString::to_string).collect::<Vec<_>>());
+        format!(", in place of {named}, which this host does not have")
+    });
     let reason = match (wanted.parents.as_slice(), others) {
         _ if request.wanted.is_none() => defined::source(sight),
         ([_], _) => "the parent that the domain names".to_owned(),
@@ -265,7 +274,7 @@ fn why(
         }
         (_, _) => "the first of the named parents that has room".to_owned(),
     };
-    format!("{name}{left}, {reason}")
+    format!("{name}{left}, {reason}{}", instead.unwrap_or_default())
 }
 
 /// A refusal for want of a parent that fits: a named one may come, or, where none is named, another. `types`: what else.
@@ -294,7 +303,8 @@ pub fn fitting(request: &Request, wanted: &Wanted, sight: &Sight) -> Result<Vec<
         return Err(match sight.missing.first() {
             Some((parent, absent)) => {
                 let missing = sight.missing.iter().map(|(parent, _)| parent.clone()).collect();
-                Refusal::NoSuchParent { parent: parent.clone(), absent: absent.clone() }
+                let (parent, absent) = (parent.clone(), absent.clone());
+                Refusal::NoSuchParent { parent, absent, relocate: room::relocate(request, sight) }
                     .until(Awaited::Parents(missing))
             }
             None => Refusal::NoParents.until(Awaited::AnyParent),

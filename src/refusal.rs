@@ -65,7 +65,7 @@ pub enum Refusal {
 
     // What the host has.
     #[error("no parent {parent} on this host: {absent}")]
-    NoSuchParent { parent: Parent, absent: Absent },
+    NoSuchParent { parent: Parent, absent: Absent, relocate: Option<String> },
     #[error("no device on this host offers mediated devices: /sys/class/mdev_bus is empty or not there")]
     NoParents,
     #[error("device {device}: {parent} takes a vGPU type itself and makes no devices with a uuid")]
@@ -200,7 +200,10 @@ impl Refusal {
             }
             Self::DuplicateUuid { .. } => Some("every device needs a uuid of its own; `uuidgen` makes one".to_owned()),
             Self::ManagedFunction { .. } => Some("write managed='no' in that <hostdev type='pci'>".to_owned()),
-            Self::NoSuchParent { parent, absent } | Self::FunctionNotReady { function: parent, absent, .. } => {
+            Self::NoSuchParent { parent, absent, relocate: Some(relocate) } => {
+                Some(format!("{}; {relocate}", absent.hint(parent)))
+            }
+            Self::NoSuchParent { parent, absent, .. } | Self::FunctionNotReady { function: parent, absent, .. } => {
                 Some(absent.hint(parent))
             }
             Self::NoParents => Some(

@@ -1,5 +1,7 @@
 //! What the host looks like, as far as a domain's requests depend on it: plain values, read once, judged by the plan.
 
+use std::borrow::Cow;
+
 use crate::domain::Wanted;
 use crate::ids::{DeviceId, DomainUuid, Match, Parent};
 use crate::refusal::{Absent, BadDefinition};
@@ -120,6 +122,9 @@ pub struct Sight {
     pub parents: Vec<Parent>,
     /// Named parents that are not there.
     pub missing: Vec<(Parent, Absent)>,
+    /// None of them is, none is only late, and the domain lets another parent take their place: what was looked at are all
+    /// parents, as if it had named none, and `missing` is empty.
+    pub relocated: bool,
     /// Where nothing fits: the types that those parents do offer, as `id` or `id "name"`.
     pub known: Vec<String>,
     /// And those of them that offer no type at all, as before their vendor's service runs.
@@ -128,7 +133,7 @@ pub struct Sight {
     pub card_holders: Vec<Holder>,
     /// And that card.
     pub full_card: Option<String>,
-    /// Where the named parents have no room: other parents that have, which the hint may name.
+    /// Where the named parents are not there or have no room: other parents, which the hint may name.
     pub elsewhere: Vec<Offer>,
 }
 
@@ -139,6 +144,17 @@ impl Sight {
             (Some(wanted), _) => Some(wanted),
             (None, Lookup::One(Defined { wanted: Ok(wanted), .. })) => Some(wanted),
             (None, _) => None,
+        }
+    }
+}
+
+impl Sight {
+    /// What the device is to be on this host, where the named parents may have been replaced.
+    pub fn relocate<'a>(&self, wanted: &'a Wanted) -> Cow<'a, Wanted> {
+        if self.relocated {
+            Cow::Owned(Wanted { parents: Vec::new(), ..wanted.clone() })
+        } else {
+            Cow::Borrowed(wanted)
         }
     }
 }

@@ -69,7 +69,11 @@ fn entries() -> Vec<Entry> {
         refusals().iter().map(|(fixed, it)| of(examples::refusal(it).to_owned(), it, *fixed)).collect();
     for (fixed, it) in absent() {
         let name = format!("Absent::{}", examples::absence(&it));
-        entries.push(of(name, &Refusal::NoSuchParent { parent: parent(&it), absent: it }, fixed));
+        entries.push(of(
+            name,
+            &Refusal::NoSuchParent { parent: parent(&it), absent: it, relocate: None },
+            fixed,
+        ));
     }
     for (fixed, it) in awaited() {
         let name = format!("Awaited::{}", examples::awaiting(&it));

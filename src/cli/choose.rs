@@ -13,7 +13,7 @@ use crate::plan;
 use crate::record::Records;
 use crate::refusal::{Refusal, nearest};
 use crate::request::Request;
-use crate::seen::{Holder, Offer};
+use crate::seen::{Holder, Offer, Sight};
 use crate::words::{list, printable};
 
 /// The API of nearly all types; also where a driver does not say.
@@ -133,6 +133,8 @@ fn mdev(host: &Host, wanted: &Wanted) -> Result<Chosen, Refusal> {
     let nobody = DomainUuid::parse(PLACEHOLDER).map_err(|bad| impossible(&bad))?;
     let seen = see::see(host, &Records::new(host), &nobody, std::slice::from_ref(&request), false)?;
     let sight = seen.sights.into_iter().next().unwrap_or_default();
+    // A person who has just named a parent is told that it is not there, and of nothing that might take its place.
+    let sight = Sight { elsewhere: Vec::new(), ..sight };
     let offers = plan::fitting(&request, wanted, &sight)?;
     let api = offers.iter().map(|offer| offer.api.as_str()).find(|api| !api.is_empty());
     Ok(Chosen::Mdev {

@@ -16,7 +16,7 @@ pub use scan::uuid_in;
 pub use wanted::{Attribute, Placement, Wanted};
 pub use write::{Assigned, hostdev_xml, snippet};
 
-use crate::ids::{DeviceId, DomainUuid, MdevUuid, PciAddress};
+use crate::ids::{DeviceId, DomainUuid, MdevUuid, Parent, PciAddress};
 use crate::refusal::Refusal;
 
 /// Our namespace in `<metadata>`; matched by URI, never by prefix.
@@ -105,6 +105,21 @@ impl Domain {
         named && !self.has_hostdev(device)
     }
 
+    /// These parents have not come: of the devices that may have another one in their place, those that name no other are
+    /// from here on as if they had named none. Says whether there are such devices.
+    pub fn relocate(&mut self, missing: &[Parent]) -> bool {
+        let moves = |wanted: &&mut Wanted| {
+            let named = &wanted.parents;
+            wanted.relocate && !named.is_empty() && named.iter().all(|parent| missing.contains(parent))
+        };
+        let mut some = false;
+        for wanted in self.wanted.iter_mut().filter(moves) {
+            wanted.parents.clear();
+            some = true;
+        }
+        some
+    }
+
     /// Whether the domain has anything to do with mediated devices; most domains of a host have not.
     pub fn is_plain(&self) -> bool {
         self.wanted.is_empty() && self.mdevs.is_empty() && self.sysfsdevs.is_empty()
@@ -181,6 +196,33 @@ mod tests {
                 ("none", None, true, None, None),
             ]
         );
+    }
+
+    #[test]
+    fn only_what_may_move_and_has_no_other_parent_is_relocated() {
+        let domain = |attributes: &str| {
+            let xml = format!(
+                "<domain><name>a</name><uuid>0cd8a2ab-6c8d-4b2c-9a8e-6a2f9a7d4e01</uuid><metadata>\
+                 <m:devices xmlns:m='{NAMESPACE}'><m:device uuid='83b8f4f2-509f-382f-3c1e-e6bfe0fa1001' type='t' \
+                 {attributes}/></m:devices></metadata></domain>"
+            );
+            Domain::read(xml.as_bytes()).unwrap()
+        };
+        let missing = [Parent::parse("a").unwrap(), Parent::parse("b").unwrap()];
+        for (attributes, moves) in [
+            ("parent='a' migrate='relocate'", true),
+            ("parent='b a' migrate='relocate'", true),
+            ("parent='a c' migrate='relocate'", false),
+            ("parent='a' migrate='stay'", false),
+            ("parent='a'", false),
+            ("migrate='relocate'", false),
+        ] {
+            let mut domain = domain(attributes);
+            let before = domain.wanted[0].parents.clone();
+            assert_eq!(domain.relocate(&missing), moves, "{attributes}");
+            assert_eq!(domain.wanted[0].parents, if moves { vec![] } else { before }, "{attributes}");
+            assert!(!domain.relocate(&missing), "{attributes}: twice");
+        }
     }
 
     #[test]

@@ -5,8 +5,10 @@
 
 use super::{Host, Trouble, definitions, holders};
 use crate::backend::{self, Backend};
+use crate::domain::Wanted;
 use crate::ids::{DeviceId, DomainUuid, Match, MdevUuid, Parent, TypeWish};
 use crate::record::{Records, State};
+use crate::refusal::Absent;
 use crate::request::Request;
 use crate::seen::{Existing, Holder, Lookup, Offer, Seen, Sight};
 use crate::step::{Place, Step};
@@ -46,7 +48,7 @@ pub fn see(
         };
         if let DeviceId::Vf(address) = &request.device {
             let function = [address.as_parent()];
-            seen.sights.push(offers(host, records, &function, &wanted.wish, false, sight)?);
+            seen.sights.push(offers(host, records, &function, &wanted, false, sight)?);
             continue;
         }
         // Several devices of one kind are the rule: what one asked about is not read again for the next.
@@ -55,14 +57,18 @@ pub fn see(
             // A definition means ids alone, and what was seen for it holds for definitions alone.
             let by_both = other.wanted.is_some() == request.wanted.is_some();
             let other = sight.wanted(other).filter(|_| by_uuid && by_both && sight.existing.is_none());
-            other.is_some_and(|other| other.wish == wanted.wish && other.parents == wanted.parents)
+            other.is_some_and(|other| {
+                other.wish == wanted.wish
+                    && other.parents == wanted.parents
+                    && other.relocate == wanted.relocate
+            })
         });
         let sight = match same {
             Some((_, same)) => {
                 let Sight { owner, definition, .. } = sight;
                 Sight { existing: None, owner, holder: None, definition, ..same.clone() }
             }
-            None => offers(host, records, &wanted.parents, &wanted.wish, request.wanted.is_none(), sight)?,
+            None => offers(host, records, &wanted.parents, &wanted, request.wanted.is_none(), sight)?,
         };
         seen.sights.push(sight);
     }
@@ -123,23 +129,28 @@ fn kept(records: &Records, domain: &DomainUuid) -> Vec<(DeviceId, Place)> {
 fn offers(
     host: &Host,
     records: &Records,
-    named: &[Parent],
-    wish: &TypeWish,
+    mut named: &[Parent],
+    wanted: &Wanted,
     by_id: bool,
     mut sight: Sight,
 ) -> Result<Sight, Trouble> {
-    let parents: Vec<(Backend, Parent)> = if named.is_empty() {
-        backend::parents(host)?
-    } else {
-        let mut found = Vec::new();
-        for parent in named {
-            match backend::detect(host, parent)? {
-                Some(backend) => found.push((backend, parent.clone())),
-                None => sight.missing.push((parent.clone(), backend::absent(host, parent)?)),
-            }
+    let wish = &wanted.wish;
+    let mut parents = Vec::new();
+    for parent in named {
+        match backend::detect(host, parent)? {
+            Some(backend) => parents.push((backend, parent.clone())),
+            None => sight.missing.push((parent.clone(), backend::absent(host, parent)?)),
         }
-        found
-    };
+    }
+    let is_late = |(_, absent): &(Parent, Absent)| absent.is_late();
+    if wanted.relocate && !named.is_empty() && parents.is_empty() && !sight.missing.iter().any(is_late) {
+        sight.relocated = true;
+        sight.missing.clear();
+        named = &[];
+    }
+    if named.is_empty() {
+        parents = backend::parents(host)?;
+    }
     sight.parents = parents.iter().map(|(_, parent)| parent.clone()).collect();
     let by_name = |offer: &Offer| matches!(offer.fit, Match::Name | Match::NameInOtherCase);
     let mut last_trouble = None;
@@ -158,7 +169,11 @@ fn offers(
         return Err(trouble);
     }
     // The rest is for the words of a refusal only.
-    if sight.offers.is_empty() {
+    if parents.is_empty() {
+        if !named.is_empty() {
+            sight.elsewhere = elsewhere(host, named, wish)?;
+        }
+    } else if sight.offers.is_empty() {
         for (backend, parent) in &parents {
             let types = backend.known(host, parent)?;
             if types.is_empty() {

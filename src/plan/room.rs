@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::backend::Backend;
 use crate::domain::Wanted;
+use crate::ids::DeviceId;
 use crate::placement::Taken;
 use crate::refusal::Refusal;
 use crate::request::Request;
@@ -51,6 +53,23 @@ pub(super) fn no_room(
         format!("{} ({kind})", printable(&wanted.wish.to_string()))
     };
     Refusal::NoRoom { what, place: list(&parents), left, hint: elsewhere.or(hint) }
+}
+
+/// What another parent could do in place of the named ones, none of which is there, if the domain's author allows it.
+pub(super) fn relocate(request: &Request, sight: &Sight) -> Option<String> {
+    let by_uuid = matches!(request.device, DeviceId::Mdev(_));
+    let wanted = request.wanted.as_ref().filter(|wanted| by_uuid && !wanted.relocate)?;
+    let fit = sight.elsewhere.iter().map(|offer| offer.fit).min()?;
+    let fits = |offer: &&Offer| {
+        offer.fit == fit
+            && (wanted.numa.is_none() || offer.numa == wanted.numa)
+            && offer.place.backend != Backend::Nvidia
+    };
+    let others: Vec<Offer> = sight.elsewhere.iter().filter(fits).cloned().collect();
+    let others = elsewhere(&others)?;
+    Some(format!(
+        "{others}, and migrate=\"relocate\" in the <device> lets virt-mdev choose another parent where this one is missing"
+    ))
 }
 
 /// The cards that were not named and have room: `0000:87:00.0 has 1 left`.

@@ -18,6 +18,16 @@ pub enum Absent {
 }
 
 impl Absent {
+    /// Its device is there, and only its driver or its vendor's service has not come, as after a boot. What lacks the
+    /// device, or has another driver on it, is on this host no parent.
+    pub fn is_late(&self) -> bool {
+        match self {
+            Self::Driver { .. } => true,
+            Self::Offer { driver } => matches!(driver.as_str(), "nvidia" | "i915"),
+            Self::Unknown | Self::Device { .. } => false,
+        }
+    }
+
     pub(super) fn hint(&self, parent: &Parent) -> String {
         match self {
             Self::Unknown if parent.to_string() == "matrix" => "modprobe vfio_ap makes it".to_owned(),
