@@ -34,6 +34,8 @@ pub enum Action {
     Compare,
     /// Take away what the record says.
     Release,
+    /// A domain comes: whether it can be here, and with which devices; may refuse, creates nothing.
+    Arrive,
     /// Nothing at all: not even stdin is read.
     Nothing,
 }
@@ -56,8 +58,8 @@ const TABLE: [(&str, &str, Event, Action); 8] = [
     ("release", "end", Event::Release, Action::Release),
     ("reconnect", "begin", Event::Reconnect, Action::Compare),
     // Also called for an offline migration, with no release after it: nothing may be created there.
-    ("migrate", "begin", Event::Migrate, Action::Nothing),
-    ("restore", "begin", Event::Restore, Action::Nothing),
+    ("migrate", "begin", Event::Migrate, Action::Arrive),
+    ("restore", "begin", Event::Restore, Action::Arrive),
 ];
 
 impl Call {

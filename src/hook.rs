@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use crate::arrive;
 use crate::backend::{self, nvidia};
 use crate::config::Config;
 use crate::domain::{self, Domain, MAX_XML};
@@ -71,9 +72,11 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             start::start(&host, &read_stdin(MAX_XML + 1))
         }
         (Action::Follow, _) => follow(&host, &call),
+        // Nothing is made: what is done has no need of a worker, whose output would be in the way of ours.
+        (Action::Arrive, _) => begin_arrive(&host, &call, given.caller),
     };
     match call.event.action() {
-        Action::Prepare | Action::Label => act().map_or_else(
+        Action::Prepare | Action::Label | Action::Arrive => act().map_or_else(
             |refusal| {
                 refuse(&call.name, &refusal);
                 ExitCode::FAILURE
@@ -97,7 +100,17 @@ fn never_fail(call: &Call, act: impl FnOnce() -> Result<(), Refusal>) -> ExitCod
     ExitCode::SUCCESS
 }
 
-/// The one place outside `src/cli` that prints: libvirt shows this to the user of `virsh`.
+/// What libvirt takes in place of the XML that it has given.
+fn answer(xml: &str) -> Result<(), Refusal> {
+    let mut stdout = io::stdout().lock();
+    let done = stdout.write_all(xml.as_bytes()).and_then(|()| stdout.flush());
+    done.map_err(|error| Refusal::Io {
+        what: "cannot give the XML to libvirt".to_owned(),
+        why: errno(&error),
+    })
+}
+
+/// The one place outside `src/cli` that prints for people: libvirt shows this to the user of `virsh`.
 fn refuse(name: &str, refusal: &Refusal) {
     // What the worker had to say has been passed on already.
     if matches!(refusal, Refusal::Told) {
@@ -159,6 +172,25 @@ fn begin_prepare(host: &Host, call: &Call, caller: Option<Process>) -> Result<()
     if config.enabled { delegate(call, caller, &xml, config.waits.driver) } else { Ok(()) }
 }
 
+/// A domain comes from another host, or out of a file.
+fn begin_arrive(host: &Host, call: &Call, caller: Option<Process>) -> Result<(), Refusal> {
+    let xml = read_stdin(MAX_XML + 1);
+    if Domain::read(&xml)?.is_plain() {
+        return Ok(());
+    }
+    let (config, _) = Config::load(host)?;
+    if !config.enabled {
+        return Ok(());
+    }
+    journal::start(&call.name);
+    let records = Records::new(host);
+    let context = Context { host, records: &records, waits: config.waits };
+    match arrive::arrive(context, config, &xml, caller)? {
+        Some(xml) => answer(&xml),
+        None => Ok(()),
+    }
+}
+
 /// The labels are in the XML; a domain without a record has no use for them.
 fn begin_label(host: &Host, call: &Call, caller: Option<Process>) -> Result<(), Refusal> {
     let mut xml = read_stdin(MAX_SCAN);
@@ -193,9 +225,24 @@ pub fn prepare(host: &Host, xml: &[u8], caller: Option<Process>) -> Result<(), R
         log::warn!("/{}: {warning}", crate::config::PATH);
     }
     let context = Context { host, records: &records, waits: config.waits };
-    let mut patience = Patience::new(host, &records, config.waits);
+    let done = prepare_patiently(context, config, &mut domain, caller);
+    // Its claims stand in their place; and a domain that is refused does not come.
+    for pci in domain.pcis.iter().filter(|_| domain.wanted.iter().any(|wanted| wanted.uuid.is_none())) {
+        records.end_reservation(&pci.address, &domain.uuid);
+    }
+    done
+}
+
+/// The same, with what is yet to come.
+fn prepare_patiently(
+    context: Context<'_>,
+    config: Config,
+    domain: &mut Domain,
+    caller: Option<Process>,
+) -> Result<(), Refusal> {
+    let mut patience = Patience::new(context.host, context.records, config.waits);
     loop {
-        match prepare_now(context, config, &domain, caller) {
+        match prepare_now(context, config, domain, caller) {
             Err(refusal) => match refusal.awaited() {
                 Some(awaited) if patience.wait(awaited) => {}
                 // What is only late is waited for first.

@@ -154,6 +154,13 @@ identity! {
 }
 
 impl PciAddress {
+    /// Domain, bus, slot and function.
+    pub fn numbers(&self) -> [u32; 4] {
+        let mut parts =
+            self.0.split([':', '.']).map(|part| u32::from_str_radix(part, 16).unwrap_or_default());
+        std::array::from_fn(|_| parts.next().unwrap_or_default())
+    }
+
     /// The same device as a parent: with NVIDIA's vendor VFIO a virtual function is both.
     pub fn as_parent(&self) -> Parent {
         Parent(self.0.clone())

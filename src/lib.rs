@@ -13,6 +13,7 @@ pub mod refusal;
 pub mod words;
 
 pub mod accounts;
+pub mod arrival;
 pub mod backend;
 pub mod config;
 pub mod definitions;
@@ -34,6 +35,7 @@ pub mod startable;
 pub mod step;
 pub mod undo;
 
+pub mod arrive;
 pub mod attach;
 pub mod cli;
 pub mod hook;

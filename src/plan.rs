@@ -64,6 +64,9 @@ pub fn prepare(
         if let Some(owner) = &sight.owner {
             return Err(Refusal::ClaimedByOther { uuid: request.device.clone(), owner: owner.name.clone() });
         }
+        if let Some(domain) = &sight.reserved {
+            return Err(Refusal::Reserved { uuid: request.device.clone(), domain: domain.clone() });
+        }
         if let (Some(existing), Some(holder)) = (&sight.existing, &sight.holder) {
             let place = Box::new(existing.place.clone());
             return Err(Refusal::Held { uuid: request.device.clone(), place, holder: holder.clone() });

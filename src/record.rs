@@ -6,22 +6,26 @@
 //!   devices/<mdev uuid | VF address> claim: a link whose target is the domain's uuid; made before the device is
 //!   by-name/<hash of the name>       index: a link whose target is the domain's uuid
 //!   awaited/card-0000:41, any …      until when starts wait for what is not there, in ms since boot
+//!   reserved/<VF address>            for a domain that is about to come: a link, its target the domain's uuid and until when
 //!   locks/domain-000 … domain-fff    kernel locks, one of them for each domain
 //!   locks/card-000 … card-fff        kernel locks, one of them for each physical card
 //!   locks/claims                     kernel lock: held while a claim that nobody answers for is broken
+//!   locks/reserved                   kernel lock: held while functions are chosen and set aside
 //!   locks/labels                     kernel lock: held while one node gets a label, by udev's helper, or loses it
 //! ```
 //! Claims and index are symbolic links because a link is made whole, exclusively and in one system call; they point
 //! at nothing and nobody follows them. `/run` is empty after a boot, and so is sysfs.
 //!
 //! A record stands before the first claim and goes after the last one, so a claim whose domain has no record is
-//! nobody's. Lock order: domain, card, claims; domain, labels.
+//! nobody's. Lock order: domain, card, claims; domain, labels; reserved alone.
 
 mod guard;
 mod missing;
+mod reserved;
 
 pub use guard::Guard;
 pub use missing::Missing;
+pub use reserved::HOLDS;
 
 use std::io;
 use std::path::{Path, PathBuf};

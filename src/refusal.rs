@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::backend::Backend;
 use crate::ids::{DeviceId, DomainUuid, MdevUuid, Parent, TypeId, TypeWish};
 use crate::ready::Awaited;
+use crate::record::HOLDS;
 use crate::step::Place;
 use crate::words::{list, printable};
 
@@ -90,6 +91,9 @@ pub enum Refusal {
     Held { uuid: DeviceId, place: Box<Place>, holder: String },
     #[error("device {uuid} belongs to domain {}", printable(owner))]
     ClaimedByOther { uuid: DeviceId, owner: String },
+
+    #[error("{uuid} is set aside for domain {domain}, which is about to come to this host")]
+    Reserved { uuid: DeviceId, domain: DomainUuid },
 
     /// What may come, and was waited for where that makes sense.
     #[error("{refusal}{}", if *waited { format!("; waited for {awaited} in vain") } else { String::new() })]
@@ -248,6 +252,10 @@ impl Refusal {
             Self::ClaimedByOther { uuid: DeviceId::Vf(_), .. } | Self::Held { uuid: DeviceId::Vf(_), .. } => {
                 Some("a virtual function belongs to one domain at a time: pass another one through".to_owned())
             }
+            Self::Reserved { .. } => Some(format!(
+                "pass another virtual function through; or, if that domain does not come after all, try again in {} minutes",
+                HOLDS.as_secs() / 60
+            )),
             Self::Held { .. } => {
                 Some("end that process; or, if this domain is a clone that has its original's uuids, give it its own: virt-mdev assign --fresh VM".to_owned())
             }

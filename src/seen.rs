@@ -110,6 +110,8 @@ pub struct Sight {
     pub existing: Option<Existing>,
     /// The domain that has claimed it, if that is another one.
     pub owner: Option<Owner>,
+    /// Another domain that it is set aside for: a virtual function for one that is about to come.
+    pub reserved: Option<DomainUuid>,
     /// Who has it open.
     pub holder: Option<String>,
     /// Whether mdevctl has a definition of it.

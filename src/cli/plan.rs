@@ -5,6 +5,8 @@ use std::io::{self, Read};
 use serde::Serialize;
 
 use super::{Failure, config, to_json};
+use crate::arrival::Change;
+use crate::arrive;
 use crate::backend::nvidia;
 use crate::domain::{self, Domain, MAX_XML};
 use crate::event::{Action, Event};
@@ -16,10 +18,15 @@ use crate::start;
 use crate::step::Step;
 use crate::words::printable;
 
+const SWITCHED_OFF: &str = "enabled = false: the hook does nothing";
+
 #[derive(Serialize)]
 struct Answer {
     domain: Named,
     event: &'static str,
+    /// Of a domain that comes: what its XML is to have in place of what it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    changes: Option<Vec<Change>>,
     #[serde(flatten)]
     plan: Plan,
 }
@@ -42,6 +49,7 @@ pub fn text(host: &Host, event: Event, xml: &[u8], json: bool) -> Result<String,
 
 fn answer(host: &Host, event: Event, xml: &[u8]) -> Result<Answer, Failure> {
     let records = Records::new(host);
+    let mut changes = None;
     let (domain, plan) = match event.action() {
         Action::Prepare => {
             let domain = Domain::read(xml)?;
@@ -55,7 +63,7 @@ fn answer(host: &Host, event: Event, xml: &[u8]) -> Result<Answer, Failure> {
                 plan::prepare(&domain.uuid, &requests, &seen, config.placement)
                     .map_err(|refusal| in_domain(&domain.name, Failure::from(refusal)))?
             } else {
-                Plan { steps: vec![], notes: vec!["enabled = false: the hook does nothing".to_owned()] }
+                Plan { steps: vec![], notes: vec![SWITCHED_OFF.to_owned()] }
             };
             if config.enabled
                 && records.read(&domain.uuid).ok().flatten().is_some_and(|r| r.phase != Phase::Kept)
@@ -65,6 +73,19 @@ fn answer(host: &Host, event: Event, xml: &[u8]) -> Result<Answer, Failure> {
                         .to_owned(),
                 );
             }
+            (Named { uuid: domain.uuid, name: domain.name }, plan)
+        }
+        Action::Arrive => {
+            let domain = Domain::read(xml)?;
+            let config = config(host)?;
+            let plan = if config.enabled {
+                let arrival = arrive::judge(host, config, xml, None, &mut Vec::new())
+                    .map_err(|refusal| in_domain(&domain.name, Failure::from(refusal)))?;
+                changes = Some(arrival.changes);
+                arrival.plan
+            } else {
+                Plan { steps: vec![], notes: vec![SWITCHED_OFF.to_owned()] }
+            };
             (Named { uuid: domain.uuid, name: domain.name }, plan)
         }
         Action::Release => {
@@ -91,7 +112,7 @@ fn answer(host: &Host, event: Event, xml: &[u8]) -> Result<Answer, Failure> {
             (Named { uuid: domain.uuid, name: domain.name }, Plan::default())
         }
     };
-    Ok(Answer { domain, event: event.word(), plan })
+    Ok(Answer { domain, event: event.word(), changes, plan })
 }
 
 /// What a release would do, from the record alone.
@@ -125,8 +146,18 @@ fn in_domain(name: &str, failure: Failure) -> Failure {
 
 fn in_words(answer: &Answer) -> String {
     let mut text = format!("{}: {}\n", printable(&answer.domain.name), answer.event);
-    if answer.plan.steps.is_empty() {
-        text.push_str("  nothing to do\n");
+    match &answer.changes {
+        Some(changes) if changes.is_empty() => text.push_str("  the XML stays as it is\n"),
+        Some(changes) => {
+            for Change { from, to, why } in changes {
+                text.push_str(&format!("  in the XML, {from} becomes {to}\n     {why}\n"));
+            }
+        }
+        None if answer.plan.steps.is_empty() => text.push_str("  nothing to do\n"),
+        None => {}
+    }
+    if answer.changes.is_some() && !answer.plan.steps.is_empty() {
+        text.push_str("then, at prepare:\n");
     }
     for (number, planned) in answer.plan.steps.iter().enumerate() {
         text.push_str(&format!("  {}. {}\n", number + 1, planned.step));

@@ -72,7 +72,8 @@ pub fn run(host: &Host, dry_run: bool) -> Result<String, Failure> {
         }
     }
     if !dry_run {
-        if let Err(trouble) = records.forget_old_deadlines() {
+        let reservations = records.forget_old_reservations(context.waits.lock);
+        for trouble in [records.forget_old_deadlines(), reservations].into_iter().filter_map(Result::err) {
             log::warn!("{trouble}");
         }
     }

@@ -6,7 +6,7 @@ mod layout;
 use std::ops::Range;
 
 pub use layout::Device;
-use layout::{Element, Layout};
+use layout::{Element, Layout, PARTS};
 
 use super::write::{self, Assigned, Lines, laid_out};
 use crate::ids::{DeviceId, MdevUuid};
@@ -89,9 +89,39 @@ impl<'t> Editable<'t> {
 
     /// The text with other UUIDs, wherever a device is named: in our metadata, hostdevs and arguments.
     pub fn renamed(&self, names: &[(MdevUuid, MdevUuid)]) -> String {
-        let new = |old: &MdevUuid| names.iter().find(|(name, _)| name == old).map(|(_, new)| new.to_string());
-        let places = self.at.uuids.iter();
-        self.apply(places.filter_map(|(old, place)| Some((place.value.clone(), new(old)?))).collect())
+        let devices =
+            names.iter().map(|(old, new)| (DeviceId::Mdev(old.clone()), DeviceId::Mdev(new.clone())));
+        self.with_others(&devices.collect::<Vec<_>>())
+    }
+
+    /// The text with other devices, each pair one as it is and what it is to be: UUIDs as [`Self::renamed`] does it, and
+    /// addresses of functions in hostdevs and in our metadata. Of an address only those numbers are written anew that
+    /// differ.
+    pub fn with_others(&self, others: &[(DeviceId, DeviceId)]) -> String {
+        let other = |device: DeviceId| others.iter().find(|(from, _)| *from == device).map(|(_, to)| to);
+        let mut edits = Edits::new();
+        for (uuid, place) in &self.at.uuids {
+            let to = other(DeviceId::Mdev(uuid.clone()));
+            edits.extend(to.map(|to| (place.value.clone(), to.to_string())));
+        }
+        for (address, range) in &self.at.parents {
+            let to = other(DeviceId::Vf(address.clone()));
+            edits.extend(to.map(|to| (range.clone(), to.to_string())));
+        }
+        for (address, spelt) in &self.at.addresses {
+            let Some(DeviceId::Vf(to)) = other(DeviceId::Vf(address.clone())) else { continue };
+            let numbers = address.numbers().into_iter().zip(to.numbers());
+            for (((was, is), (name, width)), part) in numbers.zip(PARTS).zip(&spelt.parts) {
+                // As libvirt writes it.
+                let number = format!("0x{is:0width$x}");
+                match part {
+                    _ if was == is => {}
+                    Some(range) => edits.push((range.clone(), number)),
+                    None => edits.push((spelt.end..spelt.end, format!(" {name}='{number}'"))),
+                }
+            }
+        }
+        self.apply(edits)
     }
 
     /// Puts elements into another one, behind those that it has.

@@ -120,6 +120,35 @@ impl Domain {
         some
     }
 
+    /// The same domain with other devices: each pair is one as it is, and what it is to be.
+    #[must_use]
+    pub fn with(&self, others: &[(DeviceId, DeviceId)]) -> Self {
+        let other = |device: DeviceId| others.iter().find(|(from, _)| *from == device).map(|(_, to)| to);
+        let mut domain = self.clone();
+        let uuids = domain.wanted.iter_mut().filter_map(|wanted| wanted.uuid.as_mut());
+        let uuids = uuids.chain(domain.mdevs.iter_mut().map(|hostdev| &mut hostdev.uuid));
+        for uuid in uuids.chain(&mut domain.sysfsdevs) {
+            if let Some(DeviceId::Mdev(to)) = other(DeviceId::Mdev(uuid.clone())) {
+                uuid.clone_from(to);
+            }
+        }
+        for pci in &mut domain.pcis {
+            if let Some(DeviceId::Vf(to)) = other(DeviceId::Vf(pci.address.clone())) {
+                pci.address.clone_from(to);
+            }
+        }
+        // Only of a virtual function it is the device itself that `parent` names.
+        for wanted in domain.wanted.iter_mut().filter(|wanted| wanted.uuid.is_none()) {
+            if let [parent] = wanted.parents.as_mut_slice() {
+                let named = PciAddress::parse(&parent.to_string()).ok();
+                if let Some(DeviceId::Vf(to)) = named.and_then(|named| other(DeviceId::Vf(named))) {
+                    *parent = to.as_parent();
+                }
+            }
+        }
+        domain
+    }
+
     /// Whether the domain has anything to do with mediated devices; most domains of a host have not.
     pub fn is_plain(&self) -> bool {
         self.wanted.is_empty() && self.mdevs.is_empty() && self.sysfsdevs.is_empty()

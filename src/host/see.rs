@@ -37,6 +37,10 @@ pub fn see(
                 (DeviceId::Mdev(uuid), None) if defined => definition(host, &mut directories, request, uuid)?,
                 _ => Lookup::NotLooked,
             },
+            reserved: match &request.device {
+                DeviceId::Vf(_) => records.reserved(&request.device)?.filter(|other| other != domain),
+                DeviceId::Mdev(_) => None,
+            },
             existing,
             holder,
             owner,

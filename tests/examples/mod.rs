@@ -25,7 +25,7 @@ variants!(REFUSAL, refusal, Refusal:
     XmlTooLarge XmlNotUtf8 XmlMalformed XmlDtd XmlTooDeep XmlNotADomain XmlLacks UnknownElement UnknownAttribute
     MissingAttribute BadValue DuplicateUuid TooManyDevices StrayText Function FunctionNotReady FunctionTwice
     ManagedFunction NoSuchParent NoParents NoUuidThere NoArgumentsThere ArgumentsTooLong NoSuchType AmbiguousType
-    NotOnNode NoRoom Model OtherDevice Held ClaimedByOther NotYet Definition SeveralDefinitions Defined NothingMakesIt
+    NotOnNode NoRoom Model OtherDevice Held ClaimedByOther Reserved NotYet Definition SeveralDefinitions Defined NothingMakesIt
     Seclabel NotInNamespace MemoryLimit Vanished Create MadeMeanwhile Attribute Online Remove Io Blocked BeingStarted
     DaemonGone Told Worker Config);
 variants!(ABSENT, absence, Absent: Unknown Device Driver Offer);
@@ -130,6 +130,7 @@ pub(crate) fn refusals() -> Vec<(&'static str, Refusal)> {
         (", is in use by ", Refusal::Held { uuid: function(), place: place(Backend::Nvidia, "0000:41:00.4", "1146"), holder: text("qemu-system-x86 of domain vm2 (pid 4711)") }),
         (" belongs to domain ", Refusal::ClaimedByOther { uuid: device(), owner: text("original") }),
         (" belongs to domain ", Refusal::ClaimedByOther { uuid: function(), owner: text("vm2") }),
+        (" is set aside for domain ", Refusal::Reserved { uuid: function(), domain: DomainUuid::parse(UUID).unwrap() }),
         ("; waited for ", Refusal::NotYet { refusal: Box::new(Refusal::NoParents), awaited: Awaited::AnyParent, waited: true }),
         ("the definition /etc/mdevctl.d/", Refusal::Definition { path: format!("/etc/mdevctl.d/mtty/{UUID}"), bad: BadDefinition::Lacks("mdev_type") }),
         (" of their parents is on this host", Refusal::SeveralDefinitions { uuid: device(), paths: vec![format!("/etc/mdevctl.d/mbochs/{UUID}"), format!("/etc/mdevctl.d/mtty/{UUID}")], there: 0 }),

@@ -10,7 +10,7 @@ use super::super::NAMESPACE;
 use super::super::hostdev::{Hostdev, hostdev, pci_address, sysfsdev};
 use super::super::reader::{MAX_DEPTH, QEMU, attributes, in_namespace, malformed, root, unknown_element};
 use super::super::wanted::value;
-use crate::ids::{DeviceId, MdevUuid, Parent};
+use crate::ids::{DeviceId, MdevUuid, Parent, PciAddress};
 use crate::refusal::Refusal;
 
 /// An element that others are put into.
@@ -47,6 +47,19 @@ pub(super) struct Place {
     pub(super) in_argument: bool,
 }
 
+/// The attributes that make up a PCI address, and how many digits libvirt writes for each
+/// (`virPCIDeviceAddressFormat`).
+pub(super) const PARTS: [(&str, usize); 4] = [("domain", 4), ("bus", 2), ("slot", 2), ("function", 1)];
+
+/// How the `<address>` of a PCI hostdev is written.
+#[derive(Debug)]
+pub(super) struct Address {
+    /// The value of each of [`PARTS`]; domain and function may be left out.
+    pub(super) parts: [Option<Range<usize>>; 4],
+    /// Behind its last attribute.
+    pub(super) end: usize,
+}
+
 #[derive(Debug)]
 pub(super) struct Layout {
     pub(super) root: Element,
@@ -59,6 +72,10 @@ pub(super) struct Layout {
     pub(super) devices: Option<Element>,
     pub(super) hostdevs: Vec<(DeviceId, Range<usize>)>,
     pub(super) uuids: Vec<(MdevUuid, Place)>,
+    /// The addresses of PCI hostdevs.
+    pub(super) addresses: Vec<(PciAddress, Address)>,
+    /// Our metadata's `parent` of devices without a UUID: each is the device itself.
+    pub(super) parents: Vec<(PciAddress, Range<usize>)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -85,6 +102,8 @@ struct Found {
     devices: Option<Element>,
     hostdevs: Vec<(DeviceId, Range<usize>)>,
     uuids: Vec<(MdevUuid, Place)>,
+    addresses: Vec<(PciAddress, Address)>,
+    parents: Vec<(PciAddress, Range<usize>)>,
     /// The hostdev that is open, and the device that it names.
     hostdev: Option<Hostdev>,
     device: Option<DeviceId>,
@@ -146,6 +165,8 @@ impl Layout {
             devices: found.devices,
             hostdevs: found.hostdevs,
             uuids: found.uuids,
+            addresses: found.addresses,
+            parents: found.parents,
         })
     }
 }
@@ -192,6 +213,9 @@ impl Found {
                 if let Some(uuid) = &uuid {
                     self.uuid(uuid, text, start, "uuid", false);
                 }
+                if uuid.is_none() {
+                    self.parent(value(&given, "parent"), text, start);
+                }
                 let parents = value(&given, "parent").unwrap_or_default().split([' ', ',', '\t', '\n']);
                 self.wanted.push(Device {
                     uuid,
@@ -217,7 +241,12 @@ impl Found {
                         }
                         uuid.map(DeviceId::Mdev)
                     }
-                    Some(Hostdev::Pci { .. }) => pci_address(&given).map(DeviceId::Vf),
+                    Some(Hostdev::Pci { .. }) => {
+                        let address = pci_address(&given);
+                        let spelt = spelt(text, start);
+                        self.addresses.extend(address.clone().zip(spelt));
+                        address.map(DeviceId::Vf)
+                    }
                     _ => None,
                 };
                 At::Elsewhere
@@ -262,6 +291,14 @@ impl Found {
         }
     }
 
+    /// Where the one address stands that a `parent` names.
+    fn parent(&mut self, named: Option<&str>, text: &str, start: &BytesStart<'_>) {
+        let address = named.and_then(|named| PciAddress::parse(named.trim()).ok());
+        let place = value_of(text, start, "parent")
+            .filter(|at| text.get(at.clone()).map(str::trim) == named.map(str::trim));
+        self.parents.extend(address.zip(place));
+    }
+
     /// Where the UUID stands that an attribute of this tag has, or has in it.
     fn uuid(
         &mut self,
@@ -288,6 +325,20 @@ impl Found {
         }
         self.uuids.push((uuid.clone(), Place { value, in_argument }));
     }
+}
+
+/// How an `<address>` is written.
+fn spelt(text: &str, start: &BytesStart<'_>) -> Option<Address> {
+    let parts = PARTS.map(|(name, _)| value_of(text, start, name));
+    // Behind the quote that ends the last value: one that stands twice is malformed.
+    let last = start.attributes().filter_map(Result::ok).filter_map(|it| range_of(text, &it.value)).last()?;
+    Some(Address { parts, end: last.end + 1 })
+}
+
+/// Where the value of an attribute lies, as it is written.
+fn value_of(text: &str, start: &BytesStart<'_>, name: &str) -> Option<Range<usize>> {
+    let mut attributes = start.attributes().filter_map(Result::ok);
+    attributes.find(|it| it.key.as_ref() == name.as_bytes()).and_then(|it| range_of(text, &it.value))
 }
 
 /// Where `part`, which was borrowed from `text`, lies in it.

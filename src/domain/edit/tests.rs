@@ -289,3 +289,69 @@ proptest! {
         prop_assert!(Editable::read(&editable.unassign(&all, &[])).is_ok());
     }
 }
+
+const FUNCTIONS: &str = "<!-- 0000:41:00.4 -->\n<domain type=\"kvm\" xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'>\
+<name>a &amp; 0000:41:00.4</name>\r\n<uuid>0cd8a2ab-6c8d-4b2c-9a8e-6a2f9a7d4e01</uuid>\n<metadata>\
+<x:y xmlns:x='urn:x' parent='0000:41:00.4' uuid='83b8f4f2-509f-382f-3c1e-e6bfe0fa1001'/>\
+<devices xmlns='urn:virt-mdev:domain:1'>\n\t<device type='&#x31;145'  parent = \" 0000:41:00.4 \"/>\
+<device uuid='83B8F4F2-509F-382F-3C1E-E6BFE0FA1001' type='t' parent='0000:41:00.4'/></devices></metadata>\n\
+<devices><hostdev mode='subsystem' managed='no' type='pci'><source><!-- bus='0x41' -->\
+<address function='4' slot=\"0\" bus='65' /></source>\
+<address type='pci' domain='0x0000' bus='0x41' slot='0x00' function='0x4'/></hostdev>\n\
+<hostdev mode='subsystem' type='mdev' model='vfio-pci'><source>\
+<address uuid='83b8f4f2-509f-382f-3c1e-e6bfe0fa1001'/></source></hostdev>\
+<hostdev mode='subsystem' type='pci'><source><address domain='0x0000' bus='0x41' slot='0x00' function='0x5'/></source>\
+</hostdev></devices>\n<q:commandline><q:arg value='-device'/>\
+<q:arg value='vfio-pci,id=x,sysfsdev=/sys/bus/mdev/devices/83b8f4f2-509f-382f-3c1e-e6bfe0fa1001'/></q:commandline>\
+</domain>\n<?end?>\n";
+
+/// What becomes of a text: the parts that differ, before and after.
+fn differences(before: &str, after: &str) -> Vec<(String, String)> {
+    let common = |a: &str, b: &str| a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b).count();
+    let (mut before, mut after, mut found) = (before, after, Vec::new());
+    while before != after {
+        let same = common(before, after);
+        let ((_, old), (_, new)) = (before.split_at(same), after.split_at(same));
+        // They are alike again where the next quote is, at the latest.
+        let quote = |text: &str| text.find(['\'', '"']).unwrap();
+        let ((was, rest), (is, other)) = (old.split_at(quote(old)), new.split_at(quote(new)));
+        found.push((was.to_owned(), is.to_owned()));
+        (before, after) = (rest, other);
+    }
+    found
+}
+
+#[test]
+fn other_devices_change_what_names_them_and_not_a_byte_besides() {
+    let device = |text: &str| DeviceId::parse(text).unwrap();
+    let text = |pairs: &[(&str, &str)]| {
+        let pairs: Vec<_> = pairs.iter().map(|(from, to)| (device(from), device(to))).collect();
+        (Editable::read(FUNCTIONS).unwrap().with_others(&pairs), pairs)
+    };
+    let parts = |pairs: &[(&str, &str)]| differences(FUNCTIONS, &text(pairs).0);
+    let pair = |from: &str, to: &str| (from.to_owned(), to.to_owned());
+    let function = |to| [("0000:41:00.4", to)];
+    // In the metadata the address is one text; of the hostdev only the numbers that differ.
+    assert_eq!(parts(&function("0000:41:00.6")), [pair(" 0000:41:00.4 ", "0000:41:00.6"), pair("4", "0x6")]);
+    assert_eq!(
+        parts(&function("0000:c1:02.4")),
+        [pair(" 0000:41:00.4 ", "0000:c1:02.4"), pair("", "x02"), pair("65", "0xc1")]
+    );
+    let other_domain = text(&function("0001:41:00.4")).0;
+    assert!(
+        other_domain.contains("<address function='4' slot=\"0\" bus='65' domain='0x0001' />"),
+        "{other_domain}"
+    );
+    // A device that is not the one: nothing.
+    assert_eq!(text(&[("0000:41:00.7", "0000:41:00.6")]).0, FUNCTIONS);
+    // UUIDs, whatever case they are written in; not in what belongs to somebody else.
+    let renamed = parts(&[(UUID, OTHER)]);
+    assert_eq!(renamed.len(), 3, "{renamed:?}");
+    // Two that change places.
+    let swap = [("0000:41:00.4", "0000:41:00.5"), ("0000:41:00.5", "0000:41:00.4"), (UUID, OTHER)];
+    for pairs in [&function("0001:c1:1f.7")[..], &[(UUID, OTHER)], &swap] {
+        let (changed, pairs) = text(pairs);
+        let expected = Domain::read(FUNCTIONS.as_bytes()).unwrap().with(&pairs);
+        assert_eq!(Domain::read(changed.as_bytes()).unwrap(), expected, "{changed}");
+    }
+}
