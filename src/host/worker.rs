@@ -2,16 +2,15 @@
 //! its limit: a kernel operation that blocks cannot be interrupted, and whoever waits for the process that is in it
 //! (libvirt waits for its hook) would wait as long.
 //!
-//! The worker tells each operation before it begins ([`super::progress`]); one after which nothing more is heard is
+//! The worker notes each operation before it begins ([`super::progress`]); one after which nothing more is noted is
 //! the one that blocks. It dies with the process that waits for it, as if killed at that very place, and the record
 //! says what was intended.
 
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::AsFd;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -32,7 +31,7 @@ const MAX_SAID: u64 = 64 * 1024;
 pub enum Ended {
     /// By itself.
     Exited(ExitStatus),
-    /// Not at all: nothing was heard after this operation.
+    /// Not at all: nothing was noted after this operation.
     Blocked(String),
 }
 
@@ -51,6 +50,7 @@ pub fn run(caller: Option<Process>, args: &[&str], stdin: &[u8], limit: Duration
     let mut input = File::from(memfd_create("domain", MemfdFlags::CLOEXEC)?);
     input.write_all(stdin)?;
     input.rewind()?;
+    let notes = File::from(memfd_create("notes", MemfdFlags::CLOEXEC)?);
     let (pid, start_time) = caller.map_or((0, 0), |caller| (caller.pid, caller.start_time));
     let mut child = Command::new("/proc/self/exe")
         .arg(FLAG)
@@ -58,10 +58,10 @@ pub fn run(caller: Option<Process>, args: &[&str], stdin: &[u8], limit: Duration
         .args(args)
         .current_dir("/")
         .stdin(input)
-        .stdout(Stdio::piped())
+        .stdout(notes.try_clone()?)
         .stderr(Stdio::piped())
         .spawn()?;
-    let ended = attend(&mut child, limit)?;
+    let ended = attend(&mut child, &notes, limit)?;
     // Through a pipe from a process that may still hold its other end: what is there, and no waiting for more.
     if let Some(said) = child.stderr.take() {
         rustix::io::ioctl_fionbio(&said, true)?;
@@ -72,44 +72,28 @@ pub fn run(caller: Option<Process>, args: &[&str], stdin: &[u8], limit: Duration
     Ok(ended)
 }
 
-/// Follows the worker's operations until it ends, or until nothing was heard of it for `limit`.
-fn attend(child: &mut Child, limit: Duration) -> io::Result<Ended> {
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    let pidfd = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())).transpose()?;
-    let (Some(mut heard), Some(pidfd)) = (child.stdout.take(), pidfd) else {
+/// Waits for the worker until it ends, or until nothing was noted by it for `limit`.
+fn attend(child: &mut Child, notes: &File, limit: Duration) -> io::Result<Ended> {
+    let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) else {
         return child.wait().map(Ended::Exited);
     };
-    let mut deadline = Instant::now() + limit;
-    let mut doing = "start".to_owned();
-    let mut buffer = [0; 16 * 1024];
-    let mut closed = false;
+    let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+    let begun = progress::now();
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
+        let noted = progress::last(notes)?;
+        let (since, doing) =
+            noted.map_or_else(|| (begun, "start".to_owned()), |note| (note.at + note.wait, note.doing));
+        let left = (since + limit).saturating_sub(progress::now());
         if left.is_zero() {
-            return match child.try_wait()? {
-                Some(status) => Ok(Ended::Exited(status)),
-                None => Ok(Ended::Blocked(doing)),
-            };
+            return Ok(match child.try_wait()? {
+                Some(status) => Ended::Exited(status),
+                None => Ended::Blocked(doing),
+            });
         }
-        let mut ready =
-            [PollFd::new(&pidfd, PollFlags::IN), PollFd::from_borrowed_fd(heard.as_fd(), PollFlags::IN)];
-        let timeout = Timespec::try_from(left).ok();
-        // A worker that is ending closes its output before the kernel says that it has ended: a pipe that nobody can
-        // write to is always ready, and asking for it again and again only keeps the worker from its processor.
-        let listened = if closed { ready.get_mut(..1).unwrap_or_default() } else { ready.as_mut_slice() };
-        // An interrupted poll is a poll that found nothing: the loop asks again.
-        let _ = poll(listened, timeout.as_ref());
-        let [ended, told] = &ready;
-        closed |= told.revents() == PollFlags::HUP;
-        if told.revents().contains(PollFlags::IN) {
-            let read = heard.read(&mut buffer)?;
-            let lines = String::from_utf8_lossy(buffer.get(..read).unwrap_or_default()).into_owned();
-            if let Some(last) = lines.lines().last() {
-                let wait = last.strip_prefix(progress::WAIT).and_then(|wait| wait.parse().ok());
-                deadline = Instant::now() + limit + wait.map_or(Duration::ZERO, Duration::from_millis);
-                doing = last.to_owned();
-            }
-        } else if ended.revents().contains(PollFlags::IN) {
+        let mut ended = [PollFd::new(&pidfd, PollFlags::IN)];
+        // An interrupted poll is a poll that found nothing: the loop looks again.
+        let _ = poll(&mut ended, Timespec::try_from(left).ok().as_ref());
+        if ended.iter().any(|ended| ended.revents().contains(PollFlags::IN)) {
             return child.wait().map(Ended::Exited);
         }
     }
