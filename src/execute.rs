@@ -163,7 +163,7 @@ fn perform(
             claim(context, guard, device)?;
             guard.done();
             // Until the claim was made, whoever made the device could take it away.
-            match backend::existing(context.host, device)? {
+            match backend::located(context.host, device)? {
                 Some(found) if found.is_at(place) => Ok(()),
                 _ => Err(Refusal::Vanished { uuid: device.clone() }),
             }
@@ -286,7 +286,7 @@ fn create(
             let refusal = |why| Refusal::Create { uuid: device.clone(), place: Box::new(place.clone()), why };
             // With EEXIST, somebody else has made what is there since we looked. After any other error the kernel's mdev
             // has made nothing, but a driver of another interface may have: then it is undone with the rest.
-            if !trouble.is(Errno::EXIST) && !matches!(backend::existing(context.host, device), Ok(None)) {
+            if !trouble.is(Errno::EXIST) && !matches!(backend::located(context.host, device), Ok(None)) {
                 return Err(refusal(format!("the driver made it and failed: {trouble}")));
             }
             guard.unclaim(device)?;

@@ -178,12 +178,17 @@ pub fn is_there(host: &Host, device: &MdevUuid, parent: &Parent) -> bool {
     !host.is_gone(&format!("{DEVICES}/{device}")) || !host.is_gone(&format!("{PARENTS}/{parent}/{device}"))
 }
 
-/// The device with this UUID, if there is one.
-pub fn existing(host: &Host, device: &MdevUuid) -> Result<Option<Existing>, Trouble> {
-    let Some(place) = place_of(host, device)? else { return Ok(None) };
+/// The device with this UUID, if there is one: where it is.
+pub fn located(host: &Host, device: &MdevUuid) -> Result<Option<Existing>, Trouble> {
+    let place = place_of(host, device)?;
+    Ok(place.map(|place| Existing { place, typed: true, name: None, api: String::new() }))
+}
+
+/// The same with what its type says of itself.
+pub fn named(host: &Host, device: &MdevUuid, found: Existing) -> Existing {
     let file = |name: &str| host.read(&format!("{DEVICES}/{device}/{TYPE_LINK}/{name}")).ok();
     let name = file(NAME).filter(|name| !name.is_empty());
-    Ok(Some(Existing { place, typed: true, name, api: file(API).unwrap_or_default() }))
+    Existing { name, api: file(API).unwrap_or_default(), ..found }
 }
 
 /// Where a device is: its directory lies in its parent's, and a link names its type.

@@ -141,7 +141,18 @@ pub fn directory(device: &DeviceId) -> String {
 /// The device, if there is one: for a virtual function, the vGPU that it carries.
 pub fn existing(host: &Host, device: &DeviceId) -> Result<Option<Existing>, Trouble> {
     match device {
-        DeviceId::Mdev(uuid) => match mdev::existing(host, uuid)? {
+        DeviceId::Mdev(uuid) => Ok(located(host, device)?.map(|found| match found.typed {
+            true => mdev::named(host, uuid, found),
+            false => found,
+        })),
+        DeviceId::Vf(_) => located(host, device),
+    }
+}
+
+/// The same for whoever only wants to know where it is: of an mdev, what its type is called is not read.
+pub fn located(host: &Host, device: &DeviceId) -> Result<Option<Existing>, Trouble> {
+    match device {
+        DeviceId::Mdev(uuid) => match mdev::located(host, uuid)? {
             None => proposal::existing(host, uuid),
             found => Ok(found),
         },

@@ -84,7 +84,7 @@ pub(super) fn take_offline(host: &Host, step: &Step, limit: Duration) -> Result<
 }
 
 pub(super) fn is_at(host: &Host, device: &DeviceId, place: &Place) -> bool {
-    backend::existing(host, device).is_ok_and(|found| found.is_some_and(|found| found.is_at(place)))
+    backend::located(host, device).is_ok_and(|found| found.is_some_and(|found| found.is_at(place)))
 }
 
 /// Errors that are over in a moment. EAGAIN and ENODEV: another removal got there first (`mdev_device_remove`).
@@ -106,7 +106,7 @@ pub(crate) fn destroy(
     writer: Option<Process>,
 ) -> Result<bool, Why> {
     let host = context.host;
-    match backend::existing(host, device) {
+    match backend::located(host, device) {
         Ok(Some(found)) if found.is_at(place) => {}
         Ok(Some(found)) => {
             log::warn!("{device} is {} now and was {place}: not ours any more, left alone", found.place);
