@@ -316,10 +316,15 @@ impl Records {
 
     /// Takes a domain's lock and reads its record. The guard is the only way to change either.
     pub fn lock(&self, domain: &DomainUuid, limit: Duration) -> Result<Guard<'_>, Trouble> {
-        self.make_directories()?;
-        let lock = self
-            .host
-            .lock(&self.base.join(format!("locks/domain-{}", bucket(&domain.to_string()))), limit)?;
+        let lock = self.base.join(format!("locks/domain-{}", bucket(&domain.to_string())));
+        let lock = match self.host.lock(&lock, limit) {
+            // The directory of the locks is made last: where it is, all are.
+            Err(trouble) if trouble.is(Errno::NOENT) => {
+                self.make_directories()?;
+                self.host.lock(&lock, limit)?
+            }
+            locked => locked?,
+        };
         let file = self.file(domain);
         let record = match self.read_record(&file, domain) {
             Ok(record) => record,
@@ -330,7 +335,7 @@ impl Records {
             }
             Err(trouble) => return Err(trouble),
         };
-        Ok(Guard { records: self, uuid: domain.clone(), record, _lock: lock })
+        Ok(Guard { records: self, uuid: domain.clone(), record, begun: false, _lock: lock })
     }
 
     /// Moves out of the way what is in ours and none of ours.
@@ -393,6 +398,14 @@ impl Records {
             // Something else than a link is nobody's.
             Ok(_) => Ok(None),
         })
+    }
+
+    /// Removes what only a process leaves that died while it wrote: there is hardly ever anything.
+    fn remove_leftover(&self, path: &Path) -> Result<(), Trouble> {
+        match self.host.machine().kind(path) {
+            Ok(None) => Ok(()),
+            _ => self.remove_if_there(path),
+        }
     }
 
     fn remove_if_there(&self, path: &Path) -> Result<(), Trouble> {

@@ -207,8 +207,10 @@ pub(crate) fn unwind(
         .record()
         .is_some_and(|record| matches!(record.phase, Phase::Starting | Phase::Running | Phase::Releasing));
     let whole = guard.steps().iter().all(|entry| entry.state == State::Kept || within(entry.step.device()));
-    if whole && back != Back::Start {
-        noted(guard.advance(Phase::Releasing, None));
+    // Reaches the disk before the first effect: with the mark of the device that goes, where that is the first.
+    let mut unsaved = whole && back != Back::Start;
+    if unsaved {
+        guard.releases();
     }
     let mut undone = Undone::default();
     for at in (0..guard.steps().len()).rev() {
@@ -234,6 +236,11 @@ pub(crate) fn unwind(
         };
         // A driver that has not returned from the last write would not return from another either.
         let writer = entry.writer.filter(|writer| daemon::is_alive(host, *writer));
+        let marks = matches!(entry.state, State::Intended | State::Done);
+        if unsaved && !(marks && matches!(step, Some(Step::Destroy { .. }))) {
+            noted(guard.save());
+            unsaved = false;
+        }
         match (&entry.step, step) {
             (Step::Create { device, place, .. }, _)
                 if entry.state == State::Kept && back != Back::Nothing =>
@@ -263,6 +270,7 @@ pub(crate) fn unwind(
                 }
                 if entry.state != State::Undoing {
                     noted(guard.mark(at, State::Undoing));
+                    unsaved = false;
                 }
                 match destroy(context, &device, &place, ran && patient, limit, writer) {
                     Ok(existed) => {

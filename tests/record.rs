@@ -198,11 +198,12 @@ fn an_unfinished_first_record_is_found_and_goes() {
 fn a_renamed_domain_leaves_the_name_to_its_new_owner() {
     let run = run();
     let mut first = run.records.lock(&domain(1), LIMIT).unwrap();
-    first.begin("old").unwrap();
+    let begin = |guard: &mut Guard<'_>, name| guard.begin(name).and_then(|()| guard.save()).unwrap();
+    begin(&mut first, "old");
     let mut second = run.records.lock(&domain(2), LIMIT).unwrap();
-    second.begin("old").unwrap();
+    begin(&mut second, "old");
     assert_eq!(run.records.by_name("old"), Some(domain(2)));
-    first.begin("new").unwrap();
+    begin(&mut first, "new");
     assert_eq!(run.records.by_name("old"), Some(domain(2)));
     first.end().unwrap();
     assert_eq!(run.records.by_name("new"), None);

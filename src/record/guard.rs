@@ -17,6 +17,8 @@ pub struct Guard<'a> {
     pub(super) records: &'a Records,
     pub(super) uuid: DomainUuid,
     pub(super) record: Option<Record>,
+    /// A run has begun, and nothing of it is on the disk yet: its first intent will be, before anything is done.
+    pub(super) begun: bool,
     pub(super) _lock: Lock,
 }
 
@@ -36,7 +38,7 @@ impl Guard<'_> {
         self.record.as_ref().map_or(&[], |record| &record.steps)
     }
 
-    /// Begins a run of this domain: what an earlier run kept stays in the record.
+    /// Begins a run of this domain: what an earlier run kept stays in the record. Reaches the disk with the next save.
     pub fn begin(&mut self, name: &str) -> Result<(), Trouble> {
         self.enter(name, Phase::Preparing)
     }
@@ -61,8 +63,8 @@ impl Guard<'_> {
         }
         let steps = before.map(|record| record.steps);
         self.record = Some(Record { version: VERSION, domain, phase, steps: steps.unwrap_or_default() });
-        self.save()?;
-        self.write_index(name)
+        self.begun = true;
+        Ok(())
     }
 
     /// Writes down what is about to be done, and all that has been done so far.
@@ -183,6 +185,13 @@ impl Guard<'_> {
         self.save()
     }
 
+    /// A release has begun. Reaches the disk with the next save, which comes before the first effect.
+    pub fn releases(&mut self) {
+        if let Some(record) = &mut self.record {
+            record.phase = Phase::Releasing;
+        }
+    }
+
     /// This one answers for a device from here on.
     pub fn answer(&mut self, device: &DeviceId, answers: Answers) -> Result<(), Trouble> {
         let steps = self.record.as_mut().map(|record| record.steps.iter_mut());
@@ -202,7 +211,7 @@ impl Guard<'_> {
                 let file = self.records.file(&self.uuid);
                 // The record goes last: while it is there, somebody will try the rest again.
                 self.remove_index(&name)?;
-                self.records.remove_if_there(&file.with_extension(NEW))?;
+                self.records.remove_leftover(&file.with_extension(NEW))?;
                 self.records.remove_if_there(&file)?;
                 self.record = None;
                 Ok(())
@@ -215,7 +224,7 @@ impl Guard<'_> {
             }
             None => {
                 // What a process left that died in its first save.
-                self.records.remove_if_there(&self.records.file(&self.uuid).with_extension(NEW))
+                self.records.remove_leftover(&self.records.file(&self.uuid).with_extension(NEW))
             }
         }
     }
@@ -227,11 +236,15 @@ impl Guard<'_> {
             self.records.remove_if_there(&index)?;
         }
         // What a process left that died between the two steps of writing it.
-        self.records.remove_if_there(&self.new_index(name))
+        self.records.remove_leftover(&self.new_index(name))
     }
 
     /// Claims a device for this domain. `Ok(Some)` names the domain that has it already.
-    pub fn claim(&self, device: &DeviceId, limit: Duration) -> Result<Option<Owner>, Trouble> {
+    pub fn claim(&mut self, device: &DeviceId, limit: Duration) -> Result<Option<Owner>, Trouble> {
+        // A claim whose domain has no record is nobody's.
+        if self.begun {
+            self.save()?;
+        }
         let Records { host, base, .. } = self.records;
         let claim = self.records.claim(device);
         let make = || host.machine().link(&self.uuid.to_string(), &claim);
@@ -290,7 +303,15 @@ impl Guard<'_> {
     }
 
     /// Writes the record as it is: what [`Guard::done`] has noted of the last step, too.
-    pub fn save(&self) -> Result<(), Trouble> {
+    pub fn save(&mut self) -> Result<(), Trouble> {
+        self.write()?;
+        match &self.record {
+            Some(record) if std::mem::take(&mut self.begun) => self.write_index(&record.domain.name),
+            _ => Ok(()),
+        }
+    }
+
+    fn write(&self) -> Result<(), Trouble> {
         let Some(record) = &self.record else { return Ok(()) };
         let file = self.records.file(&self.uuid);
         let trouble = |error: io::Error| Trouble::new("write the record", &file, error);
@@ -326,10 +347,15 @@ impl Guard<'_> {
         }
         let machine = self.records.host.machine();
         let new = self.new_index(name);
-        self.records.remove_if_there(&new)?;
-        machine
-            .link(&text, &new)
-            .and_then(|()| machine.rename(&new, &path))
-            .map_err(|error| Trouble::new("write the index", &path, error))
+        let trouble = |error| Trouble::new("write the index", &path, error);
+        match machine.link(&text, &new) {
+            // What a process left that died between the two steps.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.records.remove_if_there(&new)?;
+                machine.link(&text, &new).map_err(trouble)?;
+            }
+            linked => linked.map_err(trouble)?,
+        }
+        machine.rename(&new, &path).map_err(trouble)
     }
 }
