@@ -89,6 +89,13 @@ pub fn read_type(host: &Host, parent: &Parent, kind: TypeId) -> Type {
     }
 }
 
+/// A type as another function of the same card has it: the card's driver says the same of it everywhere, but for what is
+/// free.
+pub fn type_like(host: &Host, parent: &Parent, like: &Type) -> Type {
+    let place = Place { parent: parent.clone(), ..like.place.clone() };
+    Type { free: free(host, &place).ok(), place, ..like.clone() }
+}
+
 /// The parent's types that fit the wish. A wish that is the id of one of them is answered without a listing.
 pub fn offers(host: &Host, parent: &Parent, wish: &TypeWish) -> Result<Vec<Offer>, Trouble> {
     let id = wish.as_id();

@@ -13,6 +13,8 @@ use crate::host::{Host, holders};
 use crate::ids::{DeviceId, Parent, PciAddress, TypeId};
 use crate::reap::{self, Standing};
 use crate::record::{Named, Phase, Record, Records, State};
+use crate::seen::Existing;
+use crate::step::Place;
 use crate::undo::Why;
 
 /// How it is to be printed.
@@ -58,9 +60,32 @@ pub(super) struct Row {
     pub answers: Option<String>,
 }
 
+/// What devices have in common, read once for all of them.
+#[derive(Debug, Default)]
+pub(super) struct Common {
+    names: BTreeMap<(Parent, TypeId), Option<String>>,
+    cards: BTreeMap<(Backend, Parent), String>,
+}
+
+impl Common {
+    fn name(&mut self, host: &Host, found: &Existing) -> Option<String> {
+        let Place { backend, parent, kind, .. } = &found.place;
+        if *backend != Backend::Mdev {
+            return found.name.clone();
+        }
+        let read = || mdev::type_name(host, parent, kind).ok().flatten();
+        self.names.entry((parent.clone(), kind.clone())).or_insert_with(read).clone()
+    }
+
+    fn card(&mut self, host: &Host, place: &Place) -> String {
+        let key = (place.backend, place.parent.clone());
+        self.cards.entry(key).or_insert_with(|| backend::card(host, place)).clone()
+    }
+}
+
 /// A device as the host shows it; `None` for a function without a type.
-pub(super) fn present(host: &Host, device: &DeviceId) -> Option<Row> {
-    let found = or_warn(backend::existing(host, device));
+pub(super) fn present(host: &Host, device: &DeviceId, common: &mut Common) -> Option<Row> {
+    let found = or_warn(backend::located(host, device));
     if found.is_none() && matches!(device, DeviceId::Vf(_)) {
         return None;
     }
@@ -69,8 +94,8 @@ pub(super) fn present(host: &Host, device: &DeviceId) -> Option<Row> {
     Some(Row {
         uuid: device.clone(),
         kind: typed.map(|found| found.place.kind.clone()),
-        name: typed.and_then(|found| found.name.clone()),
-        card: found.as_ref().map(|found| backend::card(host, &found.place)),
+        name: typed.and_then(|found| common.name(host, found)),
+        card: found.as_ref().map(|found| common.card(host, &found.place)),
         backend: found.as_ref().map(|found| found.place.backend),
         parent: found.map(|found| found.place.parent),
         made_by: "other",
@@ -86,7 +111,7 @@ pub(super) fn present(host: &Host, device: &DeviceId) -> Option<Row> {
 /// The devices of a record. `seen`: what of it has been found on the host.
 pub(super) fn recorded(host: &Host, record: &Record, seen: impl Fn(&DeviceId) -> Option<Row>) -> Vec<Row> {
     let standings: BTreeMap<DeviceId, Standing> = reap::judge(host, record, false).into_iter().collect();
-    let row = |(device, place, made, state): (&DeviceId, &crate::step::Place, bool, State)| {
+    let row = |(device, place, made, state): (&DeviceId, &Place, bool, State)| {
         let seen = seen(device);
         let there = seen.is_some() || backend::is_there(host, device, place);
         let pending = there && record.is_orphan(device);
@@ -138,8 +163,11 @@ pub(super) fn rows(host: &Host) -> Result<Vec<Row>, Failure> {
     let functions = nvidia::parents(host)?;
     let functions =
         functions.iter().filter_map(|parent| PciAddress::parse(&parent.to_string()).ok()).map(DeviceId::Vf);
-    let mut rows: BTreeMap<DeviceId, Row> =
-        mdevs.chain(functions).filter_map(|device| present(host, &device).map(|row| (device, row))).collect();
+    let mut common = Common::default();
+    let mut rows: BTreeMap<DeviceId, Row> = mdevs
+        .chain(functions)
+        .filter_map(|device| present(host, &device, &mut common).map(|row| (device, row)))
+        .collect();
     for record in records.domains()?.iter().filter_map(|domain| or_warn(records.read(domain))) {
         for row in recorded(host, &record, |device| rows.get(device).cloned()) {
             rows.insert(row.uuid.clone(), row);

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::list::{self, Row};
+use super::list::{self, Common, Row};
 use super::terminal::{Terminal, pad};
 use super::{Failure, or_warn, reconcile, to_json};
 use crate::backend::{self, Backend, mdev, nvidia};
@@ -96,13 +96,14 @@ fn look(host: &Host, who: &str) -> Result<Shown, Failure> {
         },
         None => (None, DeviceId::parse(who).ok()),
     };
-    let mut rows = record.as_ref().map_or_else(Vec::new, |record| {
-        list::recorded(host, record, |device| list::present(host, device).filter(|row| row.parent.is_some()))
-    });
+    let present = |device: &DeviceId| {
+        list::present(host, device, &mut Common::default()).filter(|row| row.parent.is_some())
+    };
+    let mut rows = record.as_ref().map_or_else(Vec::new, |record| list::recorded(host, record, present));
     if let Some(only) = &only {
         rows.retain(|row| row.uuid == *only);
         if rows.is_empty() {
-            rows.extend(list::present(host, only).filter(|row| row.parent.is_some()));
+            rows.extend(present(only));
         }
     }
     if rows.is_empty() && (record.is_none() || only.is_some()) {

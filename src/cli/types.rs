@@ -66,17 +66,28 @@ fn anywhere(backend: Backend, parent: &Parent, kind: &TypeId) -> Place {
 /// All types of all parents. What cannot be read of one is warned about, and leaves the others to be seen.
 pub(super) fn rows(host: &Host) -> Result<Vec<Row>, Failure> {
     let mut rows = Vec::new();
+    // A card may have many functions of many types.
+    let mut known: BTreeMap<(String, TypeId), mdev::Type> = BTreeMap::new();
     for parent in mdev::parents(host)? {
         let mut card = None;
         for kind in or_warn(mdev::type_ids(host, &parent)) {
-            let found = mdev::read_type(host, &parent, kind);
+            let place = anywhere(Backend::Mdev, &parent, &kind);
+            let card = card.get_or_insert_with(|| backend::card(host, &place));
+            let key = (card.clone(), kind);
+            let found = match known.get(&key) {
+                Some(like) => mdev::type_like(host, &parent, like),
+                None => mdev::read_type(host, &parent, key.1.clone()),
+            };
+            if found.name.is_some() {
+                known.entry(key).or_insert_with(|| found.clone());
+            }
             let description = found.description.unwrap_or_default();
             let properties =
                 mdev::properties(&description).into_iter().filter(|(key, _)| key != mdev::MAX_KEY);
             rows.push(Row {
                 max: mdev::max_instances(&description),
                 properties: properties.collect(),
-                card: card.get_or_insert_with(|| backend::card(host, &found.place)).clone(),
+                card: card.clone(),
                 parent: found.place.parent,
                 backend: found.place.backend,
                 kind: found.place.kind,
