@@ -46,14 +46,15 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         Some(given) => (given, true),
         None => {
             let args = args.into_iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
-            (Given { caller: daemon::caller(&host), args }, false)
+            (Given { caller: None, args }, false)
         }
     };
     let Some(call) = Call::parse(&given.args) else { return ExitCode::SUCCESS };
     let act = || match (call.event.action(), is_worker) {
         (Action::Nothing, _) => Ok(()),
-        (Action::Prepare, false) => begin_prepare(&host, &call, given.caller),
-        (Action::Release | Action::Compare, false) => hand_over(&host, &call, given.caller),
+        // Who calls is of interest to nobody else, and is asked before anything is waited for.
+        (Action::Prepare, false) => begin_prepare(&host, &call, daemon::caller(&host)),
+        (Action::Release | Action::Compare, false) => hand_over(&host, &call),
         (Action::Prepare, true) => {
             journal::start(&call.name);
             prepare(&host, &read_stdin(MAX_XML + 1), given.caller)
@@ -66,7 +67,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             journal::start(&call.name);
             compare(&host, &call.name, &read_stdin(MAX_SCAN))
         }
-        (Action::Label, false) => begin_label(&host, &call, given.caller),
+        (Action::Label, false) => begin_label(&host, &call),
         (Action::Label, true) => {
             journal::start(&call.name);
             start::start(&host, &read_stdin(MAX_XML + 1))
@@ -192,20 +193,20 @@ fn begin_arrive(host: &Host, call: &Call, caller: Option<Process>) -> Result<(),
 }
 
 /// The labels are in the XML; a domain without a record has no use for them.
-fn begin_label(host: &Host, call: &Call, caller: Option<Process>) -> Result<(), Refusal> {
+fn begin_label(host: &Host, call: &Call) -> Result<(), Refusal> {
     let mut xml = read_stdin(MAX_SCAN);
     if whose(&Records::new(host), &call.name, &xml).is_none() {
         return Ok(());
     }
     xml.append(&mut read_stdin(MAX_XML + 1 - xml.len()));
-    delegate(call, caller, &xml, Config::load_or_default(host).waits.driver)
+    delegate(call, None, &xml, Config::load_or_default(host).waits.driver)
 }
 
 /// For events that go by the record alone.
-fn hand_over(host: &Host, call: &Call, caller: Option<Process>) -> Result<(), Refusal> {
+fn hand_over(host: &Host, call: &Call) -> Result<(), Refusal> {
     let xml = read_stdin(MAX_SCAN);
     match whose(&Records::new(host), &call.name, &xml) {
-        Some(_) => delegate(call, caller, &xml, Config::load_or_default(host).waits.driver),
+        Some(_) => delegate(call, None, &xml, Config::load_or_default(host).waits.driver),
         None => Ok(()),
     }
 }

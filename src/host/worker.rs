@@ -38,7 +38,7 @@ pub enum Ended {
 /// A call that a worker was given.
 #[derive(Debug)]
 pub struct Given {
-    /// The daemon that called the hook.
+    /// The daemon that called the hook, for a prepare.
     pub caller: Option<Process>,
     /// The hook's own arguments.
     pub args: Vec<String>,
