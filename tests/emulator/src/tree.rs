@@ -62,6 +62,8 @@ pub struct File {
     pub links: u32,
     /// How many have it open.
     pub opens: u32,
+    /// How many directories are in it.
+    pub subdirs: u32,
     /// When it was changed.
     pub changed: SystemTime,
 }
@@ -113,6 +115,7 @@ impl Tree {
             name: name.to_owned(),
             links: 1,
             opens: 0,
+            subdirs: 0,
             changed: SystemTime::now(),
         };
         self.files.insert(ino, Arc::new(file));
@@ -162,10 +165,25 @@ impl Tree {
     }
 
     fn attach(&mut self, dir: Ino, name: &str, ino: Ino) {
-        if let Some(File { kind: Kind::Dir(names), changed, .. }) = self.get_mut(dir) {
+        let is_dir = self.is_dir(ino);
+        if let Some(File { kind: Kind::Dir(names), changed, subdirs, .. }) = self.get_mut(dir) {
             names.insert(name.to_owned(), ino);
+            *subdirs += u32::from(is_dir);
             *changed = SystemTime::now();
         }
+    }
+
+    fn detach(&mut self, dir: Ino, name: &str, ino: Ino) {
+        let is_dir = self.is_dir(ino);
+        if let Some(File { kind: Kind::Dir(names), changed, subdirs, .. }) = self.get_mut(dir) {
+            names.remove(name);
+            *subdirs = subdirs.saturating_sub(u32::from(is_dir));
+            *changed = SystemTime::now();
+        }
+    }
+
+    fn is_dir(&self, ino: Ino) -> bool {
+        matches!(self.get(ino), Some(File { kind: Kind::Dir(_), .. }))
     }
 
     /// Gives a file one more name.
@@ -179,10 +197,7 @@ impl Tree {
     /// Takes a name away, and the file with it if that was its last and nobody has it open.
     pub fn unlink(&mut self, dir: Ino, name: &str) {
         let Some(ino) = self.child(dir, name) else { return };
-        if let Some(File { kind: Kind::Dir(names), changed, .. }) = self.get_mut(dir) {
-            names.remove(name);
-            *changed = SystemTime::now();
-        }
+        self.detach(dir, name, ino);
         if let Some(file) = self.get_mut(ino) {
             file.links = file.links.saturating_sub(1);
         }
@@ -212,9 +227,7 @@ impl Tree {
             return;
         }
         self.unlink(to, new);
-        if let Some(File { kind: Kind::Dir(names), .. }) = self.get_mut(dir) {
-            names.remove(name);
-        }
+        self.detach(dir, name, ino);
         if let Some(file) = self.get_mut(ino) {
             file.parent = to;
             file.name = new.to_owned();
@@ -290,12 +303,6 @@ impl Tree {
             changed.names.extend(names.map(|name| (*ino, name.clone())));
         }
         changed
-    }
-
-    /// How many directories a directory has.
-    pub fn subdirs(&self, names: &BTreeMap<String, Ino>) -> u32 {
-        let is_dir = |ino: &&Ino| matches!(self.get(**ino), Some(File { kind: Kind::Dir(_), .. }));
-        u32::try_from(names.values().filter(is_dir).count()).unwrap_or(u32::MAX)
     }
 }
 

@@ -14,7 +14,10 @@ result() {
 install_virtqemud() {
     local units=(virtqemud.service virtqemud.socket virtqemud-ro.socket virtqemud-admin.socket) from=$share/virtqemud
     [[ -d $from ]] || return 0
-    systemctl --quiet mask --runtime --now "${units[@]/virtqemud/libvirtd}"
+    systemctl stop "${units[@]/virtqemud/libvirtd}"
+    systemctl --quiet mask "${units[@]/virtqemud/libvirtd}"
+    # Debian builds clients that ask for libvirtd's socket.
+    echo 'remote_mode = "direct"' >>/etc/libvirt/libvirt.conf
     cp "$from/virtqemud" /usr/sbin/
     cp "$from/usr.sbin.virtqemud" /etc/apparmor.d/
     cp "${units[@]/#/$from/}" /usr/lib/systemd/system/

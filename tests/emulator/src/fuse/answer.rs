@@ -152,7 +152,7 @@ fn file_type(file: &File) -> FileType {
 fn attributes(tree: &Tree, ino: Ino) -> Option<FileAttr> {
     let file = tree.get(ino)?;
     let (size, nlink) = match &file.kind {
-        Kind::Dir(names) => (0, 2 + tree.subdirs(names)),
+        Kind::Dir(_) => (0, 2 + file.subdirs),
         Kind::Attribute(crate::model::Attribute::Binary(size)) => (*size as u64, 1),
         Kind::Attribute(_) => (4096, 1),
         // sysfs says 0 of its links; elsewhere a link's size is that of its text.
