@@ -17,7 +17,7 @@ install_virtqemud() {
     systemctl stop "${units[@]/virtqemud/libvirtd}"
     systemctl --quiet mask "${units[@]/virtqemud/libvirtd}"
     # Debian builds clients that ask for libvirtd's socket.
-    echo 'remote_mode = "direct"' >>/etc/libvirt/libvirt.conf
+    printf '%s\n' 'remote_mode = "direct"' 'uri_default = "qemu:///system"' >>/etc/libvirt/libvirt.conf
     cp "$from/virtqemud" /usr/sbin/
     cp "$from/usr.sbin.virtqemud" /etc/apparmor.d/
     cp "${units[@]/#/$from/}" /usr/lib/systemd/system/
