@@ -4,7 +4,7 @@
 : "${share:=/share}"
 package=$share/package/virt-mdev.deb
 results=$share/results
-limit=180 # seconds for one scenario, unless it says otherwise
+limit=360 # seconds for one scenario, unless it says otherwise
 
 result() {
     echo "$*" >>"$results"
