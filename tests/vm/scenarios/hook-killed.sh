@@ -40,10 +40,10 @@ kill -KILL "$hook"
 let_go
 killed "signal 9"
 
-step "recorded, and nothing made: it waits for the first card"
+step "nothing recorded, and nothing made: it waits for the first card"
 hold_lock card mtty
 begun_until waits_for_lock
-exists "$(record_of vm1)"
+missing "$(record_of vm1)"
 missing "$devices/$one"
 kill -KILL "$hook"
 killed "signal 9"
