@@ -22,13 +22,13 @@ use crate::request::{Request, requests};
 use crate::seen::Sight;
 use crate::start;
 
-/// More other UUIDs than this for the devices of one domain are a defect, and no conflict.
-const TURNS: u32 = 1024;
+/// No domain has so many devices in earnest, and each UUID that is taken has the host looked at once more.
+const TURNS: u32 = 64;
 
 /// What becomes of a domain here.
 #[derive(Debug)]
 pub struct Arrival {
-    /// The domain as it comes.
+    /// The domain with those changes.
     pub domain: Domain,
     /// What is to be another device in its XML.
     pub changes: Vec<Change>,
@@ -46,34 +46,37 @@ pub fn judge(
     caller: Option<Process>,
     sights: &mut Vec<Sight>,
 ) -> Result<Arrival, Refusal> {
-    look(host, config, xml, caller, &[], sights)
+    look(host, config, (&Domain::read(xml)?, text(xml)?), caller, &[], sights)
+}
+
+/// Reading has shown that it is UTF-8.
+fn text(xml: &[u8]) -> Result<&str, Refusal> {
+    std::str::from_utf8(xml).map_err(|error| Refusal::XmlNotUtf8(error.valid_up_to()))
 }
 
 /// The same, for devices that may be relocated without the parents that were waited for in vain.
 fn look(
     host: &Host,
     config: Config,
-    xml: &[u8],
+    (domain, text): (&Domain, &str),
     caller: Option<Process>,
     given_up: &[Parent],
     sights: &mut Vec<Sight>,
 ) -> Result<Arrival, Refusal> {
-    let domain = Domain::read(xml)?;
-    // Reading has shown that it is UTF-8.
-    let text = std::str::from_utf8(xml).map_err(|error| Refusal::XmlNotUtf8(error.valid_up_to()))?;
     let records = Records::new(host);
     let ours = records.read(&domain.uuid).ok().flatten().is_some_and(|record| record.phase != Phase::Kept);
-    let mut changes = moved_functions(host, &records, config, &domain, sights)?;
+    let mut changes = moved_functions(host, &records, config, domain, sights)?;
     let mut turn = 0;
     loop {
-        let mut comes = domain.with(&pairs(&changes));
+        let comes = domain.with(&pairs(&changes));
         let rewritten = rewritten(text, &comes, &changes)?;
-        comes.relocate(given_up);
-        let plan = match prepared(host, &records, config, &comes, caller, sights) {
+        let mut settles = comes.clone();
+        settles.relocate(given_up);
+        let plan = match prepared(host, &records, config, &settles, caller, sights) {
             Ok(plan) => plan,
             Err(refusal) => match arrival::in_conflict(&comes, &refusal, ours) {
                 Some(taken) if turn < TURNS => {
-                    another(&mut changes, &domain, taken, turn, &refusal)?;
+                    another(&mut changes, domain, taken, turn, &refusal)?;
                     turn += 1;
                     continue;
                 }
@@ -87,7 +90,7 @@ fn look(
                 _ => return Err(refusal),
             },
         };
-        return Ok(Arrival { domain, changes, xml: rewritten, plan });
+        return Ok(Arrival { domain: comes, changes, xml: rewritten, plan });
     }
 }
 
@@ -248,12 +251,14 @@ pub fn arrive(
     caller: Option<Process>,
 ) -> Result<Option<String>, Refusal> {
     let (host, records) = (context.host, context.records);
+    let domain = Domain::read(xml)?;
+    let whole = (&domain, text(xml)?);
     let mut patience = Patience::new(host, records, config.waits);
     let mut given_up: Vec<Parent> = Vec::new();
     let mut cleared = false;
     loop {
         let mut sights = Vec::new();
-        match arrive_now(context, config, xml, caller, &given_up, &mut sights) {
+        match arrive_now(context, config, whole, caller, &given_up, &mut sights) {
             Ok(rewritten) => return Ok(rewritten),
             Err(refusal @ (Refusal::NoRoom { .. } | Refusal::ClaimedByOther { .. })) if !cleared => {
                 cleared = true;
@@ -262,7 +267,6 @@ pub fn arrive(
                     _ => None,
                 };
                 // As at a prepare: what a dead start left may not stand in the way.
-                let domain = Domain::read(xml)?;
                 if !reap::make_room(context, &domain.uuid, device, &sights)? {
                     return Err(refusal);
                 }
@@ -271,7 +275,7 @@ pub fn arrive(
                 Some(awaited) if patience.wait(awaited) => {}
                 // What is only late is waited for first.
                 Some(Awaited::Parents(missing))
-                    if given_up.is_empty() && Domain::read(xml)?.relocate(missing) =>
+                    if given_up.is_empty() && domain.clone().relocate(missing) =>
                 {
                     given_up.clone_from(missing);
                 }
@@ -286,16 +290,16 @@ pub fn arrive(
 fn arrive_now(
     context: Context<'_>,
     config: Config,
-    xml: &[u8],
+    domain: (&Domain, &str),
     caller: Option<Process>,
     given_up: &[Parent],
     sights: &mut Vec<Sight>,
 ) -> Result<Option<String>, Refusal> {
     let records = context.records;
-    let has_functions = Domain::read(xml)?.wanted.iter().any(|wanted| wanted.uuid.is_none());
+    let has_functions = domain.0.wanted.iter().any(|wanted| wanted.uuid.is_none());
     // Of two domains that come at once each is to see what the other has been given.
     let _lock = if has_functions { Some(records.lock_reservations(context.waits.lock)?) } else { None };
-    let arrival = look(context.host, config, xml, caller, given_up, sights)?;
+    let arrival = look(context.host, config, domain, caller, given_up, sights)?;
     for note in &arrival.plan.notes {
         log::warn!("{note}");
     }
@@ -303,10 +307,10 @@ fn arrive_now(
         log::warn!(VIRT_MDEV_UUID:% = to; "{from} is {to} here: {why}");
     }
     if has_functions {
-        let comes = arrival.domain.with(&pairs(&arrival.changes));
+        let comes = &arrival.domain;
         for wanted in &comes.wanted {
             let is_vgpu = |address: &PciAddress| nvidia::is_vgpu(context.host, address);
-            if let Some(address) = arrival::function_of(&comes, wanted, is_vgpu) {
+            if let Some(address) = arrival::function_of(comes, wanted, is_vgpu) {
                 records.reserve(&address, &comes.uuid)?;
             }
         }

@@ -1,7 +1,8 @@
 //! One call of libvirt's hook, from its arguments to its exit status.
 
 use std::ffi::OsString;
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -73,8 +74,11 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             start::start(&host, &read_stdin(MAX_XML + 1))
         }
         (Action::Follow, _) => follow(&host, &call),
-        // Nothing is made: what is done has no need of a worker, whose output would be in the way of ours.
-        (Action::Arrive, _) => begin_arrive(&host, &call, given.caller),
+        (Action::Arrive, false) => begin_arrive(&host, &call),
+        (Action::Arrive, true) => {
+            journal::start(&call.name);
+            arrive(&host, &read_stdin(MAX_XML + 1), given.caller)
+        }
     };
     match call.event.action() {
         Action::Prepare | Action::Label | Action::Arrive => act().map_or_else(
@@ -99,16 +103,6 @@ fn never_fail(call: &Call, act: impl FnOnce() -> Result<(), Refusal>) -> ExitCod
         }
     }
     ExitCode::SUCCESS
-}
-
-/// What libvirt takes in place of the XML that it has given.
-fn answer(xml: &str) -> Result<(), Refusal> {
-    let mut stdout = io::stdout().lock();
-    let done = stdout.write_all(xml.as_bytes()).and_then(|()| stdout.flush());
-    done.map_err(|error| Refusal::Io {
-        what: "cannot give the XML to libvirt".to_owned(),
-        why: errno(&error),
-    })
 }
 
 /// The one place outside `src/cli` that prints for people: libvirt shows this to the user of `virsh`.
@@ -138,13 +132,15 @@ fn read_stdin(limit: usize) -> Vec<u8> {
     bytes
 }
 
-/// Gives the call to a worker, and waits for it.
-fn delegate(call: &Call, caller: Option<Process>, xml: &[u8], limit: Duration) -> Result<(), Refusal> {
+/// Gives the call to a worker, and waits for it. What it leaves of its input is its answer, for those that have one.
+fn delegate(call: &Call, caller: Option<Process>, xml: &[u8], limit: Duration) -> Result<File, Refusal> {
     let (operation, sub) = call.event.words();
     let worker = |how| Refusal::Worker { how };
     let ended = worker::run(caller, &[&call.name, operation, sub], xml, limit);
-    match ended.map_err(|error| worker(format!("could not be started: {}", errno(&error))))? {
-        Ended::Exited(status) if status.success() => Ok(()),
+    let (ended, answer) =
+        ended.map_err(|error| worker(format!("could not be started: {}", errno(&error))))?;
+    match ended {
+        Ended::Exited(status) if status.success() => Ok(answer),
         Ended::Exited(status) if status.code() == Some(1) => Err(Refusal::Told),
         Ended::Exited(status) => Err(worker(format!("ended with {status}"))),
         Ended::Blocked(doing) => {
@@ -161,20 +157,19 @@ fn begin_prepare(host: &Host, call: &Call, caller: Option<Process>) -> Result<()
         // What an earlier run left is cleared up, and stops nobody who wants nothing.
         if Records::new(host).has(&domain.uuid) {
             let config = Config::load_or_default(host);
-            let cleared =
-                if config.enabled { delegate(call, caller, &xml, config.waits.driver) } else { Ok(()) };
-            if let Err(refusal) = cleared {
+            let cleared = config.enabled.then(|| delegate(call, caller, &xml, config.waits.driver));
+            if let Some(Err(refusal)) = cleared {
                 refuse(&call.name, &refusal);
             }
         }
         return Ok(());
     }
     let (config, _) = Config::load(host)?;
-    if config.enabled { delegate(call, caller, &xml, config.waits.driver) } else { Ok(()) }
+    if config.enabled { delegate(call, caller, &xml, config.waits.driver).map(drop) } else { Ok(()) }
 }
 
 /// A domain comes from another host, or out of a file.
-fn begin_arrive(host: &Host, call: &Call, caller: Option<Process>) -> Result<(), Refusal> {
+fn begin_arrive(host: &Host, call: &Call) -> Result<(), Refusal> {
     let xml = read_stdin(MAX_XML + 1);
     if Domain::read(&xml)?.is_plain() {
         return Ok(());
@@ -183,13 +178,25 @@ fn begin_arrive(host: &Host, call: &Call, caller: Option<Process>) -> Result<(),
     if !config.enabled {
         return Ok(());
     }
-    journal::start(&call.name);
+    let mut answer = delegate(call, daemon::caller(host), &xml, config.waits.driver)?;
+    let mut stdout = io::stdout().lock();
+    // libvirt takes it in place of the XML that it has given; nothing: that one is right.
+    let given =
+        answer.rewind().and_then(|()| io::copy(&mut answer, &mut stdout)).and_then(|_| stdout.flush());
+    given.map_err(|error| cannot_answer(&error))
+}
+
+fn cannot_answer(error: &io::Error) -> Refusal {
+    Refusal::Io { what: "cannot give the XML to libvirt".to_owned(), why: errno(error) }
+}
+
+/// Judges a domain that comes, and answers with the XML that is right for it here.
+fn arrive(host: &Host, xml: &[u8], caller: Option<Process>) -> Result<(), Refusal> {
+    let (config, _) = Config::load(host)?;
     let records = Records::new(host);
     let context = Context { host, records: &records, waits: config.waits };
-    match arrive::arrive(context, config, &xml, caller)? {
-        Some(xml) => answer(&xml),
-        None => Ok(()),
-    }
+    let another = arrive::arrive(context, config, xml, caller)?.unwrap_or_default();
+    worker::answer(another.as_bytes()).map_err(|error| cannot_answer(&error))
 }
 
 /// The labels are in the XML; a domain without a record has no use for them.
@@ -199,14 +206,14 @@ fn begin_label(host: &Host, call: &Call) -> Result<(), Refusal> {
         return Ok(());
     }
     xml.append(&mut read_stdin(MAX_XML + 1 - xml.len()));
-    delegate(call, None, &xml, Config::load_or_default(host).waits.driver)
+    delegate(call, None, &xml, Config::load_or_default(host).waits.driver).map(drop)
 }
 
 /// For events that go by the record alone.
 fn hand_over(host: &Host, call: &Call) -> Result<(), Refusal> {
     let xml = read_stdin(MAX_SCAN);
     match whose(&Records::new(host), &call.name, &xml) {
-        Some(_) => delegate(call, None, &xml, Config::load_or_default(host).waits.driver),
+        Some(_) => delegate(call, None, &xml, Config::load_or_default(host).waits.driver).map(drop),
         None => Ok(()),
     }
 }

@@ -9,6 +9,8 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -44,8 +46,14 @@ pub struct Given {
     pub args: Vec<String>,
 }
 
-/// Does a hook's call in a worker, which finds `stdin` on its standard input; passes on what it says on stderr.
-pub fn run(caller: Option<Process>, args: &[&str], stdin: &[u8], limit: Duration) -> io::Result<Ended> {
+/// Does a hook's call in a worker, which finds `stdin` on its standard input; passes on what it says on stderr. With how it
+/// ended comes that input: a file in memory, in which it may have left an [`answer`].
+pub fn run(
+    caller: Option<Process>,
+    args: &[&str],
+    stdin: &[u8],
+    limit: Duration,
+) -> io::Result<(Ended, File)> {
     signals::heed();
     let mut input = File::from(memfd_create("domain", MemfdFlags::CLOEXEC)?);
     input.write_all(stdin)?;
@@ -57,7 +65,7 @@ pub fn run(caller: Option<Process>, args: &[&str], stdin: &[u8], limit: Duration
         .args([std::process::id().to_string(), pid.to_string(), start_time.to_string()])
         .args(args)
         .current_dir("/")
-        .stdin(input)
+        .stdin(input.try_clone()?)
         .stdout(notes.try_clone()?)
         .stderr(Stdio::piped())
         .spawn()?;
@@ -69,7 +77,14 @@ pub fn run(caller: Option<Process>, args: &[&str], stdin: &[u8], limit: Duration
         let _ = said.take(MAX_SAID).read_to_end(&mut text);
         let _ = io::stderr().lock().write_all(&text);
     }
-    Ok(ended)
+    Ok((ended, input))
+}
+
+/// Leaves this in place of the worker's input; its output is for its notes.
+pub fn answer(text: &[u8]) -> io::Result<()> {
+    let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    input.set_len(0)?;
+    input.write_all_at(text, 0)
 }
 
 /// Waits for the worker until it ends, or until nothing was noted by it for `limit`.

@@ -13,6 +13,8 @@ use virt_mdev_emulator::client::Emulated;
 mod labels;
 #[path = "host/saved.rs"]
 mod saved;
+#[path = "host/surroundings.rs"]
+mod surroundings;
 
 const EMULATOR: &str = env!("CARGO_BIN_EXE_virt-mdev-emulator");
 const UUID: &str = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";

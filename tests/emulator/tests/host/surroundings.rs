@@ -2,23 +2,11 @@
 //! limits, signals and permissions of files that are nobody's intention. Either it works as ever or it refuses with a
 //! sentence; it never dies of them, never leaves anything, and runs nothing that it was lured to.
 
-use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use virt_mdev_emulator::client::Emulated;
 
-const UUID: &str = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
-const DOMAIN: &str = r#"<domain type='qemu'>
-  <name>vm1</name><uuid>11111111-0000-4000-8000-000000000001</uuid>
-  <metadata><mdev:devices xmlns:mdev="urn:virt-mdev:domain:1">
-    <mdev:device uuid="83b8f4f2-509f-382f-3c1e-e6bfe0fa1001" type="mtty-2" parent="mtty">
-      <mdev:attribute name="settings/first" value="1"/>
-    </mdev:device>
-  </mdev:devices></metadata>
-  <devices><hostdev mode='subsystem' type='mdev' model='vfio-pci'><source>
-    <address uuid='83b8f4f2-509f-382f-3c1e-e6bfe0fa1001'/>
-  </source></hostdev></devices>
-</domain>"#;
+use super::{DOMAIN, UUID, built, says};
 
 /// What a shell does before it becomes the hook.
 const WORKS: [(&str, &str); 15] = [
@@ -55,17 +43,8 @@ const REFUSES: [(&str, &str, &str); 3] = [
     ("no descriptor to be had", "ulimit -n 4", "Too many open files"),
 ];
 
-fn built() -> PathBuf {
-    let target = std::env::var_os("VIRT_MDEV_BUILT")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/release"), PathBuf::from);
-    let path = target.join("virt-mdev-hook");
-    assert!(path.exists(), "{} is missing: cargo build --release, at the top", path.display());
-    path.canonicalize().unwrap()
-}
-
 fn host() -> Emulated {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("hosts/mtty.toml");
-    let host = Emulated::start(Path::new(env!("CARGO_BIN_EXE_virt-mdev-emulator")), &file, &[]).unwrap();
+    let host = super::host("mtty", &[]);
     // Whatever is run by name out of there tells.
     says(
         &host,
@@ -76,13 +55,8 @@ fn host() -> Emulated {
     host
 }
 
-fn says(host: &Emulated, script: &str) -> String {
-    let output = host.run(&["bash", "-c", &format!("exec 2>&1; {script}")], b"").unwrap();
-    String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
-}
-
 fn hook(host: &Emulated, before: &str, event: &str, subevent: &str) -> Output {
-    let hook = built();
+    let hook = built("virt-mdev-hook");
     let script = format!("run=exec; {before}\neval \"$run\" {} vm1 {event} {subevent} -", hook.display());
     host.run(&["bash", "-c", &script], DOMAIN.as_bytes()).unwrap()
 }
