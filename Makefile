@@ -86,11 +86,11 @@ test: check test-emulator selinux test-packages test-vm ## everything: check, em
 test-vm: package selinux deps-vm $(if $(SCENARIO),,dist) ## scenarios on real hosts (HOST=bookworm|trixie|sid|modular LSM=apparmor|selinux SCENARIO=name)
 	tests/vm/run $(addprefix --on ,$(HOST)) $(addprefix --,$(LSM)) $(SCENARIO)
 
-test-vm-all: package selinux dist deps-vm ## all scenarios on each of the hosts: three hours
+test-vm-all: package selinux dist deps-vm ## all scenarios on each of the hosts: hours
 	tests/vm/run --everywhere
 
-soak: package deps-vm ## starts and stops on the real host, a hundred times as many as in make test: hours (SOAK=n: n times)
-	SOAK=$(or $(SOAK),100) tests/vm/run cycles
+soak: package deps-vm ## starts and stops on the real host, two hundred times as many as in make test: hours (SOAK=n: n times)
+	SOAK=$(or $(SOAK),200) tests/vm/run cycles
 
 test-emulator: build deps-emulator ## the emulated host's own tests, and the programs on it
 	VIRT_MDEV_BUILT=$(abspath $(BUILT)) $(EMULATOR_CARGO) test $(EMULATOR) --release --locked --quiet

@@ -4,6 +4,7 @@
 
 state=/run/virt-mdev
 devices=/sys/bus/mdev/devices
+images=/var/lib/libvirt/images
 hooks=/etc/libvirt/hooks/qemu.d
 witness_log=/run/virt-mdev-test.witness
 error=  # what virsh said when it refused, see refused
@@ -120,6 +121,33 @@ qemu_owner() {
 # label_of NODE: owner, group and permissions.
 label_of() {
     stat -c '%u:%g %a' "$1"
+}
+
+# --- the other host of a pair -------------------------------------------------
+
+# joined: this host runs the scenarios of a pair.
+joined() {
+    [[ -n ${address-} && $lane != *-peer ]]
+}
+
+# peer COMMAND LINE: there, in the words of this file; what it says, and its status.
+peer() {
+    local id=$share/commands.$lane-peer/${EPOCHREALTIME/./}
+    wait_for 300 "the peer to be up" test -d "${id%/*}"
+    cat >"$id.new" <<SH
+set -eEuo pipefail
+shopt -s nullglob
+cd /
+exec 3>&1
+share=/share
+. "\$share/guest/lib.sh"
+trap 'fail "on the peer \\\`\$BASH_COMMAND\\\` exited with status \$?"' ERR
+$*
+SH
+    mv "$id.new" "$id.sh"
+    until [[ -e $id.status ]]; do sleep 0.1; done
+    cat "$id.out"
+    return "$(cat "$id.status")"
 }
 
 # --- time and processes -------------------------------------------------------
@@ -273,6 +301,52 @@ attribute() { # NAME VALUE: a child for device
 qemu_argument() {
     local argument
     for argument; do commandline+="<qemu:arg value='$argument'/>"; done
+}
+
+# ticking NAME UUID: the description of a domain with a kernel of its own, which
+# sends numbers through its "Dual port serial" and says what came back: ticks NAME
+# is how far it is. mtty migrates without a log of the pages that it has written to.
+ticking() {
+    new_domain "$1"
+    device "$2" 'type="Dual port serial"'
+    qemu_argument -global vfio-pci.x-device-dirty-page-tracking=off -global vfio-pci.enable-migration=on
+    xml | sed "s|<memory unit='MiB'>64<|<memory unit='MiB'>192<|
+        s|</os>|<kernel>$images/vmlinuz</kernel><initrd>$images/ticker</initrd><cmdline>console=ttyS0 quiet panic=0 tsc=reliable</cmdline></os>|
+        s|</devices>|<serial type='file'><source path='/var/log/libvirt/qemu/$1.console.log'/></serial></devices>|"
+}
+
+ticks() {
+    sed -n 's/^tick \([0-9]*\).*/\1/p' "/var/log/libvirt/qemu/$1.console.log" | tail -n 1
+}
+
+# goes_on NAME: it ticks, from where it is now, and has lost nothing so far.
+goes_on() {
+    local before
+    before=$(ticks "$1")
+    wait_for 60 "$1 to go on from $before" ticked "$1" "$((${before:-0} + 1))"
+    ! grep '^lost' "/var/log/libvirt/qemu/$1.console.log" || fail "$1: lost what it had sent"
+}
+
+ticked() { # NAME NUMBER
+    local now
+    now=$(ticks "$1")
+    ((${now:-0} >= $2))
+}
+
+# make_ticker: what such a domain boots, this host's kernel and a perl.
+make_ticker() {
+    local root=/run/virt-mdev-test.root file
+    rm -rf $root
+    for file in /usr/bin/perl /usr/bin/stty $(ldd /usr/bin/perl /usr/bin/stty | grep -o '/[^ ]*' | grep '\.so' | sort -u) \
+        $(perl -e 'require strict; require warnings; print map { "$_\n" } values %INC'); do
+        install -D "$file" "$root$file"
+    done
+    ln -s usr/bin $root/bin
+    install "$share/guest/ticker" $root/init
+    (cd $root && find . -print0 | cpio --quiet -0 -o -H newc) >$images/ticker
+    install -m 0644 "/boot/vmlinuz-$(uname -r)" $images/vmlinuz
+    chmod 0644 $images/ticker
+    rm -r $root
 }
 
 # The description as XML. "pc" has room for many devices on its one bus.

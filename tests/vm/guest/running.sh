@@ -3,7 +3,12 @@
 
 : "${share:=/share}"
 package=$share/package/virt-mdev.deb
-results=$share/results
+# Hosts of one kind have the share in common; each is of another lane.
+lane=$(sed -n 's/.* virt_mdev.lane=\([^ ]*\).*/\1/p' /proc/cmdline)
+# Where a host of a pair has it.
+address=$(sed -n 's/.* virt_mdev.address=\([^ ]*\).*/\1/p' /proc/cmdline)
+export lane address
+results=$share/results.$lane
 limit=360 # seconds for one scenario, unless it says otherwise
 
 result() {
@@ -24,15 +29,28 @@ install_virtqemud() {
     apparmor_parser --replace /etc/apparmor.d/usr.sbin.virtqemud
     systemctl daemon-reload
     systemctl --quiet enable --now "${units[@]:1}"
-} >"$share/logs/virtqemud.log" 2>&1
+} >"$share/logs/virtqemud.$lane.log" 2>&1
+
+# Of a pair: an address, a name of its own, and a daemon that the other one reaches.
+join_pair() {
+    local interface=(/sys/class/net/e*)
+    [[ -n $address ]] || return 0
+    ip address add "$address/24" dev "${interface[0]##*/}"
+    ip link set "${interface[0]##*/}" up
+    echo "host-${address##*.}" >/proc/sys/kernel/hostname
+    echo "$address host-${address##*.}" >>/etc/hosts
+    echo 'auth_tcp = "none"' >>/etc/libvirt/libvirtd.conf
+    systemctl stop libvirtd.service
+    systemctl start libvirtd-tcp.socket
+} >"$share/logs/pair.$lane.log" 2>&1
 
 install_package() {
-    local log=$share/logs/install.log
+    local log=$share/logs/install.$lane.log
     # apt's own user cannot read the share; a copy in /run it can.
     cp "$package" /run/virt-mdev-test.deb
     if ! DEBIAN_FRONTEND=noninteractive \
         apt-get install -q -y --reinstall --allow-downgrades /run/virt-mdev-test.deb >"$log" 2>&1; then
-        result "not ok - install the package: apt-get failed: $(grep -m1 -E '^(E:|dpkg: error)' "$log") (see logs/install.log)"
+        result "not ok - install the package: apt-get failed: $(grep -m1 -E '^(E:|dpkg: error)' "$log") (see logs/install.$lane.log)"
         return 1
     fi
     # It would do what a scenario is about to look at, at a moment of its own.
@@ -42,14 +60,25 @@ install_package() {
 
 # On a host with SELinux: our module, as whoever has built it would install it.
 install_policy() {
-    local log=$share/logs/policy.log
+    local log=$share/logs/policy.$lane.log
     selinuxenabled || return 0
     # -D: nothing is denied silently.
     if ! { semodule -D -i "$share/package/virt_mdev.pp" &&
         restorecon -RFv /usr/bin/virt-mdev* /usr/lib/udev/virt-mdev* /usr/lib/systemd/system/virt-mdev* /run/virt-mdev; } >"$log" 2>&1; then
-        result "not ok - install the SELinux module: $(tail -n1 "$log") (see logs/policy.log)"
+        result "not ok - install the SELinux module: $(tail -n1 "$log") (see logs/policy.$lane.log)"
         return 1
     fi
+}
+
+# The name of the next one that nobody has taken yet, which is taken: of two who
+# rename a file, one succeeds.
+next_scenario() {
+    local file
+    for file in "$share"/queue/*; do
+        name=${file##*/} name=${name#*-}
+        if mv "$file" "$share/taken/" 2>/dev/null; then return; fi
+    done
+    return 1
 }
 
 # Runs one scenario in a shell of its own, checks that it left nothing behind,

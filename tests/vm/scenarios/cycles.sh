@@ -1,15 +1,15 @@
 # limit: 900 seconds
-# Starts and stops, again and again, nothing left after any: twenty by virsh, then
-# three hundred by the hook alone. `make soak` does it longer.
+# Starts and stops, again and again, nothing left after any: ten by virsh, then a
+# hundred by the hook alone. `make soak` does it longer.
 before=$(baseline)
 rounds=$(cat "$share/soak")
 
-step "$((20 * rounds)) cycles by virsh"
+step "$((10 * rounds)) cycles by virsh"
 device=$(uuid 1)
 new_domain vm1
 device "$device" 'type="mtty-2" parent="mtty"' "$(attribute settings/first once)"
 define
-for ((time = 1; time <= 20 * rounds; time++)); do
+for ((time = 1; time <= 10 * rounds; time++)); do
     start vm1
     exists "$devices/$device"
     equal "phase of vm1" running "$(phase_of vm1)"
@@ -38,12 +38,12 @@ by_hook() {
     rm "$xml"
 }
 
-step "$((300 * rounds)) by the hook, two domains at once"
+step "$((100 * rounds)) by the hook, two domains at once"
 # The daemon looks at each new device for seconds, and would still do so later.
 systemctl stop "$daemon.service" "${sockets[@]}"
-by_hook vm2 "$(uuid 11)" $((150 * rounds)) &
+by_hook vm2 "$(uuid 11)" $((50 * rounds)) &
 lanes=("$!")
-by_hook vm3 "$(uuid 21)" $((150 * rounds)) &
+by_hook vm3 "$(uuid 21)" $((50 * rounds)) &
 lanes+=("$!")
 for lane in "${lanes[@]}"; do
     wait "$lane" || exit # it has said why
@@ -51,4 +51,4 @@ done
 systemctl start "${sockets[@]}"
 equal "devices, claims and records" "$before" "$(baseline)"
 equal "locks held" '' "$(locks_held)"
-counted "cycles: $((20 * rounds)) by virsh and $((300 * rounds)) by the hook, nothing left after any"
+counted "cycles: $((10 * rounds)) by virsh and $((100 * rounds)) by the hook, nothing left after any"

@@ -1,4 +1,4 @@
-# limit: 600 seconds
+# limit: 1200 seconds; a kernel boots two emulations deep
 # attach and detach: a device comes into a running domain and leaves it, with its
 # whole life around that; and whatever fails on the way leaves nothing.
 files=/var/lib/libvirt/images
@@ -157,7 +157,7 @@ cat >/run/virt-mdev-test.xml <<XML
 XML
 virsh -q define /run/virt-mdev-test.xml
 start vm3
-wait_for 240 "the guest's shell" grep -q initramfs /var/log/libvirt/qemu/vm3.serial
+wait_for 700 "the guest's shell" grep -q initramfs /var/log/libvirt/qemu/vm3.serial
 for round in 1 2; do
     said=$(virt-mdev attach vm3 "Dual port serial")
     echo "$said"

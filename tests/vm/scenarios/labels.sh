@@ -19,7 +19,7 @@ owned() {
 # and that is none of these.
 watch() {
     # shellcheck disable=SC2016 # perl's own variables
-    perl -e 'my $node = shift; my %good = map { $_ => 1 } @ARGV; my $looks = 0;
+    nice perl -e 'my $node = shift; my %good = map { $_ => 1 } @ARGV; my $looks = 0;
         $SIG{TERM} = sub { print "looks $looks\n"; exit };
         while (1) {
             my @stat = stat $node or next;
