@@ -53,7 +53,7 @@ EMULATOR_CARGO = CARGO_TARGET_DIR=tests/emulator/target cargo
 .DEFAULT_GOAL := build
 # Two cargos, or two virtual machines, would only wait for each other.
 .NOTPARALLEL:
-.PHONY: help build check test test-emulator test-vm test-vm-all soak bench demo demo-vm package lint-package dist rpm arch test-packages selinux install uninstall clean
+.PHONY: help build check test fuzz test-emulator test-vm test-vm-all soak bench demo demo-vm package lint-package dist rpm arch test-packages selinux install uninstall clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -80,7 +80,10 @@ check: deps-build deps-check ## formatting, lints, unit and case tests, shell fi
 	fi
 	shellcheck $$(packaging/tree --list | xargs -d '\n' awk 'FNR == 1 { if (/^#!.*[\/ ](ba)?sh$$/ || FILENAME ~ /\.sh$$/) print FILENAME; nextfile }')
 
-test: check test-emulator selinux test-packages test-vm ## everything: check, emulated host, SELinux, packages, real host
+test: check fuzz test-emulator selinux test-packages test-vm ## everything: check, hostile input, emulated host, SELinux, packages, real host
+
+fuzz: deps-build ## hostile input for every reader, twelve seconds each (MINUTES=n: n minutes each)
+	FUZZ_MINUTES=$(or $(MINUTES),0.2) cargo test --locked --quiet --test fuzz -- --nocapture
 
 # With names: the package that this machine has just built. Without: one that was built in a root of each suite.
 test-vm: package selinux deps-vm $(if $(SCENARIO),,dist) ## scenarios on real hosts (HOST=bookworm|trixie|sid|modular LSM=apparmor|selinux SCENARIO=name)

@@ -40,6 +40,7 @@ use crate::host::{Host, Kind, Lock, Trouble};
 use crate::ids::{DeviceId, DomainUuid};
 use crate::seen::Owner;
 use crate::step::{Place, Step};
+use crate::words::printable;
 
 /// Version of the record's format. A record of another version is set aside and never guessed at.
 pub const VERSION: u32 = 1;
@@ -373,7 +374,12 @@ impl Records {
             Err(error) => return Err(trouble(error)),
         };
         let other = |why: &str| trouble(io::Error::other(why.to_owned()));
-        let record: Record = serde_json::from_slice(&json).map_err(|error| other(&error.to_string()))?;
+        let record: Record = serde_json::from_slice(&json).map_err(|error| {
+            // It repeats words of the file.
+            let said = error.to_string();
+            let why = said.rsplit_once(" at line ").map_or(&*said, |(why, _)| why);
+            other(&format!("{} at line {} column {}", printable(why), error.line(), error.column()))
+        })?;
         if record.version != VERSION {
             return Err(other(&format!(
                 "its version is {}, and this program's is {VERSION}",

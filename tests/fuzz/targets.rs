@@ -1,0 +1,188 @@
+//! What has to hold, whatever the input.
+
+use std::fs;
+use std::path::PathBuf;
+
+use virt_mdev::backend::listing;
+use virt_mdev::cli::plan;
+use virt_mdev::config::Config;
+use virt_mdev::definitions;
+use virt_mdev::domain::Domain;
+use virt_mdev::domain::edit::Editable;
+use virt_mdev::domain::uuid_in;
+use virt_mdev::event::{Call, Event};
+use virt_mdev::host::Host;
+use virt_mdev::ids::{DeviceId, DomainUuid, MdevUuid};
+use virt_mdev::qemu_conf::QemuConf;
+use virt_mdev::record::Records;
+use virt_mdev::relabel;
+
+use crate::support::tree::Tree;
+
+/// What is said is one line, and no terminal takes any of it for an order.
+fn presentable(words: &str) {
+    assert!(!words.chars().any(char::is_control), "{words:?}");
+    assert!(!words.is_empty());
+}
+
+pub(crate) fn domain_xml(input: &[u8]) {
+    let scanned = uuid_in(input);
+    match Domain::read(input) {
+        Ok(domain) => {
+            if let Some(uuid) = scanned {
+                assert_eq!(uuid, domain.uuid, "the quick look sees another domain");
+            }
+        }
+        Err(refusal) => presentable(&refusal.to_string()),
+    }
+}
+
+pub(crate) fn rewriting(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    let (Ok(domain), Ok(editable)) = (Domain::read(input), Editable::read(text)) else { return };
+    assert_eq!(editable.with_others(&[]), text, "nothing was to change");
+    let devices = domain.mdevs.iter().map(|hostdev| &hostdev.uuid);
+    let Some(one) = devices.chain(domain.wanted.iter().filter_map(|wanted| wanted.uuid.as_ref())).next()
+    else {
+        return;
+    };
+    let other = MdevUuid::parse("c2d1a5f0-0000-4000-8000-00000000f022").unwrap();
+    let others = [(DeviceId::Mdev(one.clone()), DeviceId::Mdev(other.clone()))];
+    let changed = editable.with_others(&others);
+    let read = Domain::read(changed.as_bytes()).expect("what is rewritten can be read");
+    // A name that is spelt with references is left alone; `arrive` sees that and refuses.
+    if !text.contains("&#") {
+        assert_eq!(read, domain.with(&others), "something else has changed, too");
+    }
+    let back = [(others[0].1.clone(), others[0].0.clone())];
+    if !text.contains(&other.to_string()) && text.contains(&one.to_string()) && changed.len() == text.len() {
+        let back = Editable::read(&changed).expect("what is rewritten can be rewritten").with_others(&back);
+        assert_eq!(back.to_lowercase(), text.to_lowercase(), "there and back is elsewhere");
+    }
+}
+
+/// A host of `tests/hosts`.
+pub(crate) fn host(name: &str) -> Tree {
+    let description: toml::Table = format!("host = \"{name}\"").parse().unwrap();
+    Tree::build(&crate::here().join("hosts"), &description)
+}
+
+pub(crate) fn plans(hosts: &[Tree], input: &[u8]) {
+    for tree in hosts {
+        for event in [Event::Prepare, Event::Migrate] {
+            if let Err(failure) = plan::text(&tree.host(), event, input, false) {
+                presentable(&failure.text);
+            }
+        }
+    }
+}
+
+pub(crate) fn arguments(input: &[u8]) {
+    let args: Vec<String> = String::from_utf8_lossy(input).split('\n').map(str::to_owned).collect();
+    if let Some(call) = Call::parse(&args) {
+        assert_eq!(call.name, args[0]);
+        assert_eq!((call.event.words().0, call.event.words().1), (&*args[1], &*args[2]));
+    }
+}
+
+pub(crate) fn listings(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    for listing in [listing::table(&text), listing::creatable(&text)] {
+        let mut ids: Vec<_> = listing.rows.iter().map(|row| row.id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), listing.rows.len(), "an id stands for two types");
+        for name in listing.rows.iter().filter_map(|row| row.name.as_ref()) {
+            assert!(!name.is_empty() && !name.contains('\u{fffd}'));
+        }
+    }
+}
+
+pub(crate) fn definitions(input: &[u8]) {
+    if let Err(bad) = definitions::parse(&String::from_utf8_lossy(input)) {
+        presentable(&bad.to_string());
+    }
+}
+
+pub(crate) fn qemu_conf(input: &[u8]) {
+    match QemuConf::parse(&String::from_utf8_lossy(input)) {
+        Ok(conf) => {
+            let nodes = ["/dev/vfio/7".to_owned()];
+            let lines = conf.lines_for(&nodes);
+            if !lines.is_empty() {
+                let again = QemuConf::parse(&lines).expect("the lines that doctor gives can be read");
+                assert!(again.devices().contains(&"/dev/vfio/7"));
+            }
+        }
+        Err(why) => presentable(&why),
+    }
+}
+
+pub(crate) fn udev_events(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    let mut parts = text.splitn(3, '\n');
+    let (Some(action), Some(subsystem), Some(path)) = (parts.next(), parts.next(), parts.next()) else {
+        return;
+    };
+    if let Some(event) = relabel::Event::parse(action, subsystem, path) {
+        assert!(!event.node.to_string().contains(".."));
+    }
+}
+
+/// A host with a configuration.
+pub(crate) struct Configuration {
+    directory: tempfile::TempDir,
+}
+
+impl Configuration {
+    pub(crate) fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir_all(directory.path().join("etc/virt-mdev")).unwrap();
+        Self { directory }
+    }
+
+    pub(crate) fn load(&mut self, input: &[u8]) {
+        fs::write(self.directory.path().join("etc/virt-mdev/config.toml"), input).unwrap();
+        match Config::load(&Host::at(self.directory.path())) {
+            Ok((_, unknown)) => unknown.iter().for_each(|words| presentable(words)),
+            Err(refusal) => presentable(&refusal.to_string()),
+        }
+    }
+}
+
+/// A host with one record.
+pub(crate) struct RecordFile {
+    directory: tempfile::TempDir,
+    domain: DomainUuid,
+}
+
+impl RecordFile {
+    pub(crate) fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir_all(directory.path().join("run/virt-mdev/domains")).unwrap();
+        let file =
+            Self { directory, domain: DomainUuid::parse("0cd8a2ab-6c8d-4b2c-9a8e-6a2f9a7d4e01").unwrap() };
+        fs::write(file.path(), file.written()).unwrap();
+        let record = Records::new(&Host::at(file.directory.path())).read(&file.domain).expect("a record");
+        assert_eq!(record.expect("a record").steps.len(), 3);
+        file
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join(format!("run/virt-mdev/domains/{}.json", self.domain))
+    }
+
+    pub(crate) fn written(&self) -> Vec<u8> {
+        fs::read(crate::here().join("fuzz/record.json")).unwrap()
+    }
+
+    pub(crate) fn read(&mut self, input: &[u8]) {
+        fs::write(self.path(), input).unwrap();
+        let records = Records::new(&Host::at(self.directory.path()));
+        match records.read(&self.domain) {
+            Ok(record) => assert_eq!(record.expect("it is there").domain.uuid, self.domain),
+            Err(trouble) => presentable(&trouble.to_string()),
+        }
+        assert_eq!(fs::read(self.path()).unwrap(), input, "whatever it is, it stays");
+    }
+}
