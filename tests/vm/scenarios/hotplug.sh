@@ -1,7 +1,6 @@
 # limit: 1200 seconds; a kernel boots two emulations deep
 # attach and detach: a device comes into a running domain and leaves it, with its
 # whole life around that; and whatever fails on the way leaves nothing.
-files=/var/lib/libvirt/images
 
 of() { # NAME: what list says of the domain's devices
     virt-mdev list | awk -v name="$1" '$4 == name { print $1 }'
@@ -32,9 +31,9 @@ fails() {
     contains "what it says" "$error" "${parts[@]}"
 }
 
-# seen_by_guest TIMES: the guest's kernel has told of mtty's device so often.
-seen_by_guest() {
-    (($(grep -c '\[4348:3253\]' /var/log/libvirt/qemu/vm3.serial) >= $1))
+# ticks_anew NAME: the guest has just begun to use a device.
+ticks_anew() {
+    grep -A1 -E '^(up|gone)' "/var/log/libvirt/qemu/$1.console.log" | tail -n 1 | grep -q '^tick 1'
 }
 
 step "a domain that does not run is referred to assign"
@@ -133,41 +132,22 @@ destroy vm1
 virsh -q undefine vm1
 
 step "a guest with an operating system lets it go"
-install -m 0644 /boot/vmlinuz-"$(uname -r)" $files/vmlinuz
-install -m 0644 /boot/initrd.img-"$(uname -r)" $files/initrd
-cat >/run/virt-mdev-test.xml <<XML
-<domain type='qemu'>
-  <name>vm3</name>
-  <uuid>$(domain_uuid vm3)</uuid>
-  <memory unit='MiB'>384</memory>
-  <os>
-    <type arch='x86_64' machine='pc'>hvm</type>
-    <kernel>$files/vmlinuz</kernel>
-    <initrd>$files/initrd</initrd>
-    <cmdline>console=ttyS0 break=top panic=0 tsc=reliable</cmdline>
-  </os>
-  <features><acpi/></features>
-  <devices>
-    <emulator>/usr/bin/qemu-system-x86_64</emulator>
-    <controller type='usb' model='none'/>
-    <memballoon model='none'/>
-    <serial type='file'><source path='/var/log/libvirt/qemu/vm3.serial'/></serial>
-  </devices>
-</domain>
-XML
+make_ticker
+ticking vm3 >/run/virt-mdev-test.xml
 virsh -q define /run/virt-mdev-test.xml
 start vm3
-wait_for 700 "the guest's shell" grep -q initramfs /var/log/libvirt/qemu/vm3.serial
+wait_for 700 "the guest to be up" says vm3 up
 for round in 1 2; do
     said=$(virt-mdev attach vm3 "Dual port serial")
     echo "$said"
     attached vm3
     runs_with vm3 "$device"
-    wait_for 20 "the guest to see it" seen_by_guest "$round"
-    said=$(virt-mdev detach vm3 "$device" --wait 60)
+    wait_for 120 "the guest to use it" ticks_anew vm3
+    said=$(virt-mdev detach vm3 "$device" --wait 240)
     echo "$said"
     contains "what detach said in round $round" "$said" "vm3: detached, destroy $device"
     released vm3 "$device"
+    wait_for 30 "the guest to have missed it" says vm3 gone
 done
 
 step "unplugged behind our back, it is reconcile's"
@@ -176,9 +156,9 @@ attached vm3
 virsh -q dumpxml vm3 --xpath '//hostdev' >/run/virt-mdev-test.hostdev
 virsh -q detach-device vm3 /run/virt-mdev-test.hostdev --live
 # shellcheck disable=SC2016
-wait_for 30 "QEMU to let go" bash -c '! virsh -q dumpxml vm3 | grep -q hostdev'
+wait_for 240 "QEMU to let go" bash -c '! virsh -q dumpxml vm3 | grep -q hostdev'
 reconciled "destroy $device"
 released vm3 "$device"
 destroy vm3
 virsh -q undefine vm3
-rm $files/vmlinuz $files/initrd
+rm "$images"/{vmlinuz,ticker}
