@@ -109,7 +109,7 @@ fn what_the_pages_quote_is_said() {
 
 #[test]
 fn what_the_pages_link_to_is_there() {
-    let mut pages = vec![root().join("README.md"), root().join("CONTRIBUTING.md")];
+    let mut pages = ["README.md", "CONTRIBUTING.md", "SECURITY.md"].map(|page| root().join(page)).to_vec();
     files(&root().join("docs"), &|path| path.extension().is_some_and(|kind| kind == "md"), &mut pages);
     for page in &pages {
         let text = fs::read_to_string(page).unwrap();
@@ -118,6 +118,27 @@ fn what_the_pages_link_to_is_there() {
                 let path = page.parent().unwrap().join(target.split('#').next().unwrap());
                 assert!(path.exists(), "{} links to {target}, which is not there", page.display());
             }
+        }
+    }
+}
+
+/// A threat without a test is a claim.
+#[test]
+fn each_threat_names_tests_that_are_there() {
+    let text = fs::read_to_string(root().join("SECURITY.md")).unwrap();
+    let threats = text.split("## Threats").nth(1).unwrap().split("\n## ").next().unwrap();
+    let rows: Vec<_> = threats.lines().filter(|line| line.starts_with('|')).skip(2).collect();
+    assert!(rows.len() > 10, "the table of threats");
+    for row in rows {
+        let shown_by = row.rsplit('|').nth(1).unwrap();
+        let tests: Vec<_> = shown_by.split('`').skip(1).step_by(2).collect();
+        assert!(!tests.is_empty(), "no test: {row}");
+        for test in tests {
+            let (path, function) = test.split_once(": ").unwrap_or((test, ""));
+            let path = root().join(path);
+            assert!(path.exists(), "{test} is not there");
+            let named = || fs::read_to_string(&path).unwrap().contains(&format!("fn {function}("));
+            assert!(function.is_empty() || named(), "{test} is not there");
         }
     }
 }
