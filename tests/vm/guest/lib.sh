@@ -303,61 +303,6 @@ qemu_argument() {
     for argument; do commandline+="<qemu:arg value='$argument'/>"; done
 }
 
-# ticking NAME [UUID [ARGUMENT...]]: the description of a domain with a kernel of its
-# own, which sends numbers through its "Dual port serial", once it has one, and says
-# what came back. mtty migrates without a log of the pages that it has written to.
-# Two emulations deep a kernel boots for minutes: it is spared all that it need not do.
-ticking() {
-    local arguments='console=ttyS0 quiet panic=0 tsc=reliable mitigations=off nokaslr init_on_alloc=0 cryptomgr.notests'
-    arguments+=' initcall_blacklist=jent_mod_init,crypto_kdf108_init,load_system_certificate_list,crypto_algapi_init'
-    new_domain "$1"
-    [[ -z ${2-} ]] || device "$2" 'type="Dual port serial"'
-    qemu_argument -global vfio-pci.x-device-dirty-page-tracking=off -global vfio-pci.enable-migration=on
-    xml | sed "s|<memory unit='MiB'>64<|<memory unit='MiB'>192<|
-        s|</os>|<kernel>$images/vmlinuz</kernel><initrd>$images/ticker</initrd><cmdline>$arguments ${*:3}</cmdline></os>|
-        s|</devices>|<serial type='file'><source path='/var/log/libvirt/qemu/$1.console.log'/></serial></devices>|"
-}
-
-# says NAME LINE...: what such a domain has said so far ends with these lines.
-says() {
-    [[ $(tail -n $(($# - 1)) "/var/log/libvirt/qemu/$1.console.log" | tr -d '\r') == "$(printf '%s\n' "${@:2}")" ]]
-}
-
-# ticks NAME: how far it is.
-ticks() {
-    sed -n 's/^tick \([0-9]*\).*/\1/p' "/var/log/libvirt/qemu/$1.console.log" | tail -n 1
-}
-
-# goes_on NAME: it ticks, from where it is now, and has lost nothing so far.
-goes_on() {
-    local before
-    before=$(ticks "$1")
-    wait_for 60 "$1 to go on from $before" ticked "$1" "$((${before:-0} + 1))"
-    ! grep '^lost' "/var/log/libvirt/qemu/$1.console.log" || fail "$1: lost what it had sent"
-}
-
-ticked() { # NAME NUMBER
-    local now
-    now=$(ticks "$1")
-    ((${now:-0} >= $2))
-}
-
-# make_ticker: what such a domain boots, this host's kernel and a perl.
-make_ticker() {
-    local root=/run/virt-mdev-test.root file
-    rm -rf $root
-    for file in /usr/bin/perl /usr/bin/stty $(ldd /usr/bin/perl /usr/bin/stty | grep -o '/[^ ]*' | grep '\.so' | sort -u) \
-        $(perl -e 'require strict; require warnings; print map { "$_\n" } values %INC'); do
-        install -D "$file" "$root$file"
-    done
-    ln -s usr/bin $root/bin
-    install "$share/guest/ticker" $root/init
-    (cd $root && find . -print0 | cpio --quiet -0 -o -H newc) >$images/ticker
-    install -m 0644 "/boot/vmlinuz-$(uname -r)" $images/vmlinuz
-    chmod 0644 $images/ticker
-    rm -r $root
-}
-
 # The description as XML. "pc" has room for many devices on its one bus.
 xml() {
     cat <<XML
@@ -493,6 +438,19 @@ locks_held() {
         stat -c '%i %n' "${files[@]}" |
         awk 'NR == FNR { name[$1] = $2; next }
             !/->/ { split($6, at, ":"); if (at[3] in name) print name[at[3]], $0 }' - /proc/locks
+}
+
+# of NAME: what list says of the domain's devices.
+of() {
+    virt-mdev list | awk -v name="$1" '$4 == name { print $1 }'
+}
+
+# attached NAME: what virt-mdev attach has just given it, left in $device.
+attached() {
+    device=$(of "$1")
+    [[ $device =~ ^[0-9a-f-]{36}$ ]] || fail "$1: expected one device, saw: $device"
+    contains "what attach said" "$said" "$1: attached $device"
+    equal "claim on $device" "$(domain_uuid "$1")" "$(readlink "$state/devices/$device")"
 }
 
 record_of() { # NAME

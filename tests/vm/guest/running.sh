@@ -9,7 +9,7 @@ lane=$(sed -n 's/.* virt_mdev.lane=\([^ ]*\).*/\1/p' /proc/cmdline)
 address=$(sed -n 's/.* virt_mdev.address=\([^ ]*\).*/\1/p' /proc/cmdline)
 export lane address
 results=$share/results.$lane
-limit=360 # seconds for one scenario, unless it says otherwise
+limit=600 # seconds for one scenario, unless it says otherwise
 
 result() {
     echo "$*" >>"$results"
@@ -33,10 +33,12 @@ install_virtqemud() {
 
 # Of a pair: an address, a name of its own, and a daemon that the other one reaches.
 join_pair() {
-    local interface=(/sys/class/net/e*)
+    local interface
     [[ -n $address ]] || return 0
-    ip address add "$address/24" dev "${interface[0]##*/}"
-    ip link set "${interface[0]##*/}" up
+    modprobe virtio_net
+    until interface=$(ls -d /sys/class/net/e*); do sleep 0.2; done
+    ip address add "$address/24" dev "${interface##*/}"
+    ip link set "${interface##*/}" up
     echo "host-${address##*.}" >/proc/sys/kernel/hostname
     echo "$address host-${address##*.}" >>/etc/hosts
     echo 'auth_tcp = "none"' >>/etc/libvirt/libvirtd.conf
@@ -103,7 +105,7 @@ run_scenario() {
         ;;
     esac
 
-    if ! timeout 60 bash "$share/guest/nothing-left" >>"$log" 2>&1; then
+    if ! timeout 180 bash "$share/guest/nothing-left" >>"$log" 2>&1; then
         # What went wrong first is the better reason.
         [[ $outcome == 'not ok' ]] || reason="left behind: $(sed -n 's/^LEFT: //p' "$log" | paste -sd';')"
         outcome='not ok'
@@ -111,7 +113,7 @@ run_scenario() {
     if [[ $outcome == 'not ok' ]]; then
         circumstances "$began" >>"$log" 2>&1
     fi
-    timeout 60 bash "$share/guest/clean-up" >>"$log" 2>&1
+    timeout 180 bash "$share/guest/clean-up" >>"$log" 2>&1
 
     # What it has counted, each on a line of its own.
     while read -r counted; do result "$counted"; done < <(sed -n 's/^COUNT: //p' "$log")

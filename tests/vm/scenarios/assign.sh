@@ -1,4 +1,4 @@
-# limit: 400 seconds
+# limit: 800 seconds
 # A person gives a domain a device in one command, and takes it out again: the
 # definition is what it was. A clone gets uuids of its own.
 

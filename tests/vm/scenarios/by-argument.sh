@@ -1,4 +1,3 @@
-# limit: 300 seconds
 # <qemu:commandline> names the device (sysfsdev=), as the proposal of 2016 launched it,
 # and no hostdev does: libvirt knows nothing of it. What it takes is said beforehand,
 # and then QEMU, not root and confined, has it; nothing of that is left.

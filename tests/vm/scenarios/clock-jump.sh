@@ -1,4 +1,3 @@
-# limit: 300 seconds
 # The host's wall clock is set a year forward and back: while the hook waits for a device
 # that is held, while libvirt is between prepare and started, while a domain runs. Limits
 # are kept, and nothing is taken for older or newer than it is.

@@ -1,4 +1,4 @@
-# limit: 300 seconds; libvirt is started anew four times
+# limit: 600 seconds; libvirt is started anew four times
 # libvirt's daemon is killed with -9 while it starts a domain. It does not know of
 # that domain any more, and never sends a release: reconcile finds it.
 one=$(uuid 1) two=$(uuid 2)

@@ -1,4 +1,4 @@
-# limit: 400 seconds; many starts under emulation
+# limit: 800 seconds; many starts under emulation
 # doctor: nothing on a healthy host; each thing that is wrong, with its fix; and what
 # is safe is mended.
 device=$(uuid 1)

@@ -1,4 +1,3 @@
-# limit: 300 seconds
 # libvirt does not give nodes to QEMU's user (dynamic_ownership = 0), makes no /dev of
 # its own for a domain (namespaces), confines nobody (security_driver): a domain gets
 # its device all the same, and only with us.

@@ -1,4 +1,3 @@
-# limit: 300 seconds
 # Nodes that outlive the domain, because somebody else made their devices, carry again
 # what they carried before, however the domain ends: owner, mode, and for the device that
 # <qemu:commandline> names, no rule of AppArmor's. libvirt keeps away from nodes here

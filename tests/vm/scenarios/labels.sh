@@ -1,4 +1,3 @@
-# limit: 300 seconds
 # core
 # Whose labels the nodes carry: each domain's its own, from before QEMU opens them to
 # the end; and what is wrong with a label is said before anything is done.

@@ -1,4 +1,4 @@
-# limit: 600 seconds; dpkg and systemctl daemon-reload are slow under emulation
+# limit: 1200 seconds; dpkg and systemctl daemon-reload are slow under emulation
 # Where libvirt's daemons are modular, virtqemud has QEMU's domains. Debian packages the
 # monolithic one only: a unit of that name stands in, of the same program under that
 # name, with the pid file of a virtqemud. AppArmor's profile is not for it, and libvirt

@@ -1,4 +1,4 @@
-# limit: 600 seconds; dpkg and systemctl daemon-reload are slow under emulation
+# limit: 1200 seconds; dpkg and systemctl daemon-reload are slow under emulation
 # The package's life: every step of dpkg, under a daemon and a domain that run.
 deb=/run/virt-mdev-test.deb
 device=$(uuid 1)

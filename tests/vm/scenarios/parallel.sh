@@ -1,4 +1,4 @@
-# limit: 420 seconds
+# limit: 840 seconds
 # Two hundred domains want a place on a card at the same moment: as many get one as
 # there are, the others are refused in words, and in the end all is as before.
 said=/run/virt-mdev-test.said.d

@@ -1,5 +1,4 @@
 # host: selinux
-# limit: 300 seconds
 # <qemu:commandline> names the device (sysfsdev=) and no hostdev does: libvirt, which would
 # give the node its context, knows nothing of it. With the line that doctor prints, QEMU,
 # not root and as svirt_t, has it, and the host's node is afterwards what it was.

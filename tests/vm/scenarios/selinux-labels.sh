@@ -1,5 +1,4 @@
 # host: selinux
-# limit: 300 seconds
 # The host's nodes carry the context of the domain that has them, whatever udev does to
 # them, and afterwards the one from before.
 one=$(uuid 1) two=$(uuid 2)

@@ -1,4 +1,4 @@
-# limit: 600 seconds
+# limit: 1200 seconds
 # A device that has just come is udev's as much as ours. Two hundred of them are made,
 # labelled and removed, ten at a time, under a udevd that runs: none loses its label.
 before=$(baseline)

@@ -1,4 +1,4 @@
-# limit: 420 seconds
+# limit: 840 seconds
 # udev deals with a node anew, because somebody asks for it, while domains start, run
 # and end: whose QEMU needs the node has it at every moment.
 device=$(uuid 1)

@@ -1,4 +1,4 @@
-# limit: 600 seconds
+# limit: 1200 seconds
 # Versions of the package come and go under a domain that runs: its device stays, and
 # what the newer one finds in the older one's record is taken up.
 deb=/run/virt-mdev-test.deb
