@@ -201,9 +201,9 @@ impl Found {
         let ours = |wanted| in_namespace(reader, start, wanted);
         Ok(match (parent, local.as_ref()) {
             (At::Domain, b"name" | b"uuid" | b"genid" | b"title" | b"description") => At::Head,
-            (At::Domain, b"metadata") if self.metadata.is_none() => At::Metadata,
-            (At::Domain, b"devices") if self.devices.is_none() => At::Devices,
-            (At::Metadata, b"devices") if ours(NAMESPACE) && self.ours.is_none() => At::Ours,
+            (At::Domain, b"metadata") => At::Metadata,
+            (At::Domain, b"devices") => At::Devices,
+            (At::Metadata, b"devices") if ours(NAMESPACE) => At::Ours,
             (At::Metadata, _) if ours(NAMESPACE) => {
                 return Err(unknown_element("metadata", start, &["devices"]));
             }
@@ -280,9 +280,16 @@ impl Found {
                     device.whole = element.whole;
                 }
             }
-            At::Metadata => self.metadata = Some(element),
-            At::Ours => self.ours = Some(element),
-            At::Devices => self.devices = Some(element),
+            // What stands twice is looked through twice, as the reader does; what is added goes to the first one.
+            At::Metadata => {
+                self.metadata.get_or_insert(element);
+            }
+            At::Ours => {
+                self.ours.get_or_insert(element);
+            }
+            At::Devices => {
+                self.devices.get_or_insert(element);
+            }
             At::Hostdev => {
                 self.hostdev = None;
                 self.hostdevs.extend(self.device.take().map(|device| (device, element.whole)));
