@@ -82,8 +82,9 @@ check: deps-build deps-check ## formatting, lints, unit and case tests, shell fi
 
 test: check fuzz test-emulator selinux test-packages test-vm ## everything: check, hostile input, emulated host, SELinux, packages, real host
 
+# Without MINUTES the same input each time: what is found by chance must not stop somebody else's change.
 fuzz: deps-build ## hostile input for every reader, twelve seconds each (MINUTES=n: n minutes each)
-	FUZZ_MINUTES=$(or $(MINUTES),0.2) cargo test --locked --quiet --test fuzz -- --nocapture
+	$(if $(MINUTES),,FUZZ_SEED=1 )FUZZ_MINUTES=$(or $(MINUTES),0.2) cargo test --locked --quiet --test fuzz -- --nocapture
 
 # With names: the package that this machine has just built. Without: one that was built in a root of each suite.
 test-vm: package selinux deps-vm $(if $(SCENARIO),,dist) ## scenarios on real hosts (HOST=bookworm|trixie|sid|modular LSM=apparmor|selinux SCENARIO=name)

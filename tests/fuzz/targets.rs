@@ -26,14 +26,13 @@ fn presentable(words: &str) {
 }
 
 pub(crate) fn domain_xml(input: &[u8]) {
-    let scanned = uuid_in(input);
-    match Domain::read(input) {
-        Ok(domain) => {
-            if let Some(uuid) = scanned {
-                assert_eq!(uuid, domain.uuid, "the quick look sees another domain");
-            }
-        }
-        Err(refusal) => presentable(&refusal.to_string()),
+    // The quick look takes the first `<uuid>` that stands there, which is the domain's in what libvirt writes.
+    if let Some(uuid) = uuid_in(input) {
+        let text = String::from_utf8_lossy(input).to_ascii_lowercase();
+        assert!(text.contains(&uuid.to_string()), "{uuid} stands nowhere");
+    }
+    if let Err(refusal) = Domain::read(input) {
+        presentable(&refusal.to_string());
     }
 }
 
@@ -50,14 +49,13 @@ pub(crate) fn rewriting(input: &[u8]) {
     let others = [(DeviceId::Mdev(one.clone()), DeviceId::Mdev(other.clone()))];
     let changed = editable.with_others(&others);
     let read = Domain::read(changed.as_bytes()).expect("what is rewritten can be read");
-    // A name that is spelt with references is left alone; `arrive` sees that and refuses.
-    if !text.contains("&#") {
-        assert_eq!(read, domain.with(&others), "something else has changed, too");
-    }
-    let back = [(others[0].1.clone(), others[0].0.clone())];
-    if !text.contains(&other.to_string()) && text.contains(&one.to_string()) && changed.len() == text.len() {
-        let back = Editable::read(&changed).expect("what is rewritten can be rewritten").with_others(&back);
-        assert_eq!(back.to_lowercase(), text.to_lowercase(), "there and back is elsewhere");
+    // A name in a place, or spelt in a way, that the edit does not know is left alone; `arrive` sees that and refuses.
+    let left = changed.to_lowercase().contains(&one.to_string()) || text.contains("&#");
+    assert!(left || read == domain.with(&others), "{read:?} is not what was asked for");
+    // Byte for byte nothing else has changed.
+    if !text.to_lowercase().contains(&other.to_string()) {
+        let back = changed.to_lowercase().replace(&other.to_string(), &one.to_string());
+        assert_eq!(back, text.to_lowercase(), "something else has changed, too");
     }
 }
 

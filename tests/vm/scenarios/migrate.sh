@@ -55,6 +55,7 @@ step "the other host is asked what would become of it there"
 virsh dumpxml vm1 >"$share/logs/migrate.xml"
 said=$(peer "virt-mdev plan --event migrate <$share/logs/migrate.xml")
 echo "$said"
+contains "what plan says there" "$said" "the XML stays as it is" "create $device as otty-2 on otty"
 peer "gone $device"
 
 for ((round = 1; round <= rounds; round++)); do
