@@ -85,11 +85,6 @@ impl Event {
         TABLE.iter().find(|(.., event, _)| *event == self).map_or("", |(word, ..)| word)
     }
 
-    /// Operation and suboperation, as in libvirt's arguments.
-    pub fn words(self) -> (&'static str, &'static str) {
-        TABLE.iter().find(|(.., event, _)| *event == self).map_or(("", ""), |(word, sub, ..)| (word, sub))
-    }
-
     /// The event of an operation's word.
     pub fn from_word(word: &str) -> Option<Self> {
         TABLE.iter().find(|(op, ..)| *op == word).map(|(.., event, _)| *event)

@@ -1,7 +1,6 @@
 //! One call of libvirt's hook, from its arguments to its exit status.
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -14,7 +13,7 @@ use crate::event::{Action, Call};
 use crate::execute::{self, Context};
 use crate::host::daemon::Process;
 use crate::host::udev::Watch;
-use crate::host::worker::{Ended, Given};
+use crate::host::worker::Ended;
 use crate::host::{Host, child, daemon, journal, see, worker};
 use crate::ids::{DeviceId, DomainUuid};
 use crate::plan;
@@ -42,43 +41,17 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     // What we make is to be readable for all whatever the daemon's umask is.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let host = Host::real();
-    let given = worker::become_one(&args);
-    let (given, is_worker) = match given {
-        Some(given) => (given, true),
-        None => {
-            let args = args.into_iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
-            (Given { caller: None, args }, false)
-        }
-    };
-    let Some(call) = Call::parse(&given.args) else { return ExitCode::SUCCESS };
-    let act = || match (call.event.action(), is_worker) {
-        (Action::Nothing, _) => Ok(()),
+    let args: Vec<String> = args.into_iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let Some(call) = Call::parse(&args) else { return ExitCode::SUCCESS };
+    let act = || match call.event.action() {
+        Action::Nothing => Ok(()),
         // Who calls is of interest to nobody else, and is asked before anything is waited for.
-        (Action::Prepare, false) => begin_prepare(&host, &call, daemon::caller(&host)),
-        (Action::Release | Action::Compare, false) => hand_over(&host, &call),
-        (Action::Prepare, true) => {
-            journal::start(&call.name);
-            prepare(&host, &read_stdin(MAX_XML + 1), given.caller)
-        }
-        (Action::Release, true) => {
-            journal::start(&call.name);
-            release(&host, &call.name, &read_stdin(MAX_SCAN))
-        }
-        (Action::Compare, true) => {
-            journal::start(&call.name);
-            compare(&host, &call.name, &read_stdin(MAX_SCAN))
-        }
-        (Action::Label, false) => begin_label(&host, &call),
-        (Action::Label, true) => {
-            journal::start(&call.name);
-            start::start(&host, &read_stdin(MAX_XML + 1))
-        }
-        (Action::Follow, _) => follow(&host, &call),
-        (Action::Arrive, false) => begin_arrive(&host, &call),
-        (Action::Arrive, true) => {
-            journal::start(&call.name);
-            arrive(&host, &read_stdin(MAX_XML + 1), given.caller)
-        }
+        Action::Prepare => begin_prepare(&host, &call, daemon::caller(&host)),
+        Action::Label => begin_label(&host, &call),
+        Action::Follow => follow(&host, &call),
+        Action::Compare => hand_over(&host, &call, compare),
+        Action::Release => hand_over(&host, &call, release),
+        Action::Arrive => begin_arrive(&host, &call),
     };
     match call.event.action() {
         Action::Prepare | Action::Label | Action::Arrive => act().map_or_else(
@@ -121,6 +94,9 @@ fn refuse(name: &str, refusal: &Refusal) {
     }
 }
 
+/// A worker's exit status when it has told why not.
+const REFUSED: i32 = 1;
+
 /// What a release, which goes by the UUID alone, reads of the XML.
 const MAX_SCAN: usize = 64 * 1024;
 
@@ -132,16 +108,22 @@ fn read_stdin(limit: usize) -> Vec<u8> {
     bytes
 }
 
-/// Gives the call to a worker, and waits for it. What it leaves of its input is its answer, for those that have one.
-fn delegate(call: &Call, caller: Option<Process>, xml: &[u8], limit: Duration) -> Result<File, Refusal> {
-    let (operation, sub) = call.event.words();
+/// Has a worker do `work`, and waits for it. A refusal it tells itself.
+fn delegate(call: &Call, limit: Duration, work: impl FnOnce() -> Result<(), Refusal>) -> Result<(), Refusal> {
     let worker = |how| Refusal::Worker { how };
-    let ended = worker::run(caller, &[&call.name, operation, sub], xml, limit);
-    let (ended, answer) =
-        ended.map_err(|error| worker(format!("could not be started: {}", errno(&error))))?;
-    match ended {
-        Ended::Exited(status) if status.success() => Ok(answer),
-        Ended::Exited(status) if status.code() == Some(1) => Err(Refusal::Told),
+    let ended = worker::run(limit, || {
+        journal::start(&call.name);
+        work().map_or_else(
+            |refusal| {
+                refuse(&call.name, &refusal);
+                REFUSED
+            },
+            |()| 0,
+        )
+    });
+    match ended.map_err(|error| worker(format!("could not be started: {}", errno(&error))))? {
+        Ended::Exited(status) if status.success() => Ok(()),
+        Ended::Exited(status) if status.code() == Some(REFUSED) => Err(Refusal::Told),
         Ended::Exited(status) => Err(worker(format!("ended with {status}"))),
         Ended::Blocked(doing) => {
             journal::start(&call.name);
@@ -151,21 +133,29 @@ fn delegate(call: &Call, caller: Option<Process>, xml: &[u8], limit: Duration) -
 }
 
 fn begin_prepare(host: &Host, call: &Call, caller: Option<Process>) -> Result<(), Refusal> {
-    let xml = read_stdin(MAX_XML + 1);
-    let domain = Domain::read(&xml)?;
+    let domain = Domain::read(&read_stdin(MAX_XML + 1))?;
     if domain.is_plain() {
         // What an earlier run left is cleared up, and stops nobody who wants nothing.
         if Records::new(host).has(&domain.uuid) {
             let config = Config::load_or_default(host);
-            let cleared = config.enabled.then(|| delegate(call, caller, &xml, config.waits.driver));
+            let clear = || prepare(host, config, domain, caller);
+            let cleared = config.enabled.then(|| delegate(call, config.waits.driver, clear));
             if let Some(Err(refusal)) = cleared {
                 refuse(&call.name, &refusal);
             }
         }
         return Ok(());
     }
-    let (config, _) = Config::load(host)?;
-    if config.enabled { delegate(call, caller, &xml, config.waits.driver).map(drop) } else { Ok(()) }
+    let (config, warnings) = Config::load(host)?;
+    if !config.enabled {
+        return Ok(());
+    }
+    delegate(call, config.waits.driver, || {
+        for warning in warnings {
+            log::warn!("/{}: {warning}", crate::config::PATH);
+        }
+        prepare(host, config, domain, caller)
+    })
 }
 
 /// A domain comes from another host, or out of a file.
@@ -178,7 +168,14 @@ fn begin_arrive(host: &Host, call: &Call) -> Result<(), Refusal> {
     if !config.enabled {
         return Ok(());
     }
-    let mut answer = delegate(call, daemon::caller(host), &xml, config.waits.driver)?;
+    let caller = daemon::caller(host);
+    let mut answer = worker::answer().map_err(|error| cannot_answer(&error))?;
+    delegate(call, config.waits.driver, || {
+        let records = Records::new(host);
+        let context = Context { host, records: &records, waits: config.waits };
+        let another = arrive::arrive(context, config, &xml, caller)?.unwrap_or_default();
+        (&answer).write_all(another.as_bytes()).map_err(|error| cannot_answer(&error))
+    })?;
     let mut stdout = io::stdout().lock();
     // libvirt takes it in place of the XML that it has given; nothing: that one is right.
     let given =
@@ -190,15 +187,6 @@ fn cannot_answer(error: &io::Error) -> Refusal {
     Refusal::Io { what: "cannot give the XML to libvirt".to_owned(), why: errno(error) }
 }
 
-/// Judges a domain that comes, and answers with the XML that is right for it here.
-fn arrive(host: &Host, xml: &[u8], caller: Option<Process>) -> Result<(), Refusal> {
-    let (config, _) = Config::load(host)?;
-    let records = Records::new(host);
-    let context = Context { host, records: &records, waits: config.waits };
-    let another = arrive::arrive(context, config, xml, caller)?.unwrap_or_default();
-    worker::answer(another.as_bytes()).map_err(|error| cannot_answer(&error))
-}
-
 /// The labels are in the XML; a domain without a record has no use for them.
 fn begin_label(host: &Host, call: &Call) -> Result<(), Refusal> {
     let mut xml = read_stdin(MAX_SCAN);
@@ -206,31 +194,34 @@ fn begin_label(host: &Host, call: &Call) -> Result<(), Refusal> {
         return Ok(());
     }
     xml.append(&mut read_stdin(MAX_XML + 1 - xml.len()));
-    delegate(call, None, &xml, Config::load_or_default(host).waits.driver).map(drop)
+    let config = Config::load_or_default(host);
+    delegate(call, config.waits.driver, || start::start(host, config, &xml))
 }
 
 /// For events that go by the record alone.
-fn hand_over(host: &Host, call: &Call) -> Result<(), Refusal> {
-    let xml = read_stdin(MAX_SCAN);
-    match whose(&Records::new(host), &call.name, &xml) {
-        Some(_) => delegate(call, None, &xml, Config::load_or_default(host).waits.driver).map(drop),
-        None => Ok(()),
-    }
+fn hand_over(
+    host: &Host,
+    call: &Call,
+    work: impl FnOnce(&Host, Config, &DomainUuid) -> Result<(), Refusal>,
+) -> Result<(), Refusal> {
+    let Some(domain) = whose(&Records::new(host), &call.name, &read_stdin(MAX_SCAN)) else { return Ok(()) };
+    let config = Config::load_or_default(host);
+    delegate(call, config.waits.driver, || work(host, config, &domain))
 }
 
 /// Makes the devices that a domain wants, or says why not. `caller` is the daemon that is starting it.
-pub fn prepare(host: &Host, xml: &[u8], caller: Option<Process>) -> Result<(), Refusal> {
-    let mut domain = Domain::read(xml)?;
+pub fn prepare(
+    host: &Host,
+    config: Config,
+    mut domain: Domain,
+    caller: Option<Process>,
+) -> Result<(), Refusal> {
     let records = Records::new(host);
     if domain.is_plain() {
-        let context = Context { host, records: &records, waits: Config::load_or_default(host).waits };
+        let context = Context { host, records: &records, waits: config.waits };
         let sweep = Sweep { awaited: Some(&[]), ..Sweep::of_domain(context.waits.release) };
         undo::settle(context, &domain.uuid, sweep)?.1.report();
         return Ok(());
-    }
-    let (config, warnings) = Config::load(host)?;
-    for warning in warnings {
-        log::warn!("/{}: {warning}", crate::config::PATH);
     }
     let context = Context { host, records: &records, waits: config.waits };
     let done = prepare_patiently(context, config, &mut domain, caller);
@@ -374,13 +365,10 @@ pub fn runs(context: Context<'_>, domain: &DomainUuid) -> Result<(), Refusal> {
 }
 
 /// The daemon has restarted and the domain runs: what the record says is compared with the host.
-pub fn compare(host: &Host, name: &str, xml: &[u8]) -> Result<(), Refusal> {
+pub fn compare(host: &Host, config: Config, domain: &DomainUuid) -> Result<(), Refusal> {
     let records = Records::new(host);
-    let Some(domain) = whose(&records, name, xml) else { return Ok(()) };
-    let config = Config::load_or_default(host);
-    let context = Context { host, records: &records, waits: config.waits };
-    runs(context, &domain)?;
-    let record = records.read(&domain)?;
+    runs(Context { host, records: &records, waits: config.waits }, domain)?;
+    let record = records.read(domain)?;
     for (device, place, _, state) in record.iter().flat_map(|record| record.devices()) {
         if state != State::Undoing && !backend::is_there(host, device, place) {
             log::error!(VIRT_MDEV_UUID:% = device; "device {device}, {place}, is gone although the domain has it");
@@ -390,12 +378,10 @@ pub fn compare(host: &Host, name: &str, xml: &[u8]) -> Result<(), Refusal> {
 }
 
 /// Takes away what was made for a domain.
-pub fn release(host: &Host, name: &str, xml: &[u8]) -> Result<(), Refusal> {
+pub fn release(host: &Host, config: Config, domain: &DomainUuid) -> Result<(), Refusal> {
     let records = Records::new(host);
-    let Some(domain) = whose(&records, name, xml) else { return Ok(()) };
-    let config = Config::load_or_default(host);
     let context = Context { host, records: &records, waits: config.waits };
-    let (_guard, undone) = undo::settle(context, &domain, Sweep::of_domain(config.waits.release))?;
+    let (_guard, undone) = undo::settle(context, domain, Sweep::of_domain(config.waits.release))?;
     undone.report();
     Ok(())
 }

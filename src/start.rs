@@ -19,10 +19,9 @@ use crate::startable::{self, QEMU_CONF};
 const SELINUX: &str = "sys/fs/selinux/enforce";
 
 /// Labels the nodes of a domain that has a record.
-pub fn start(host: &Host, xml: &[u8]) -> Result<(), Refusal> {
+pub fn start(host: &Host, config: Config, xml: &[u8]) -> Result<(), Refusal> {
     let domain = Domain::read(xml)?;
     let records = Records::new(host);
-    let config = Config::load_or_default(host);
     let context = Context { host, records: &records, waits: config.waits };
     let mut guard = records.lock(&domain.uuid, context.waits.lock)?;
     // Another phase is that of an earlier run, which a hook that is switched off has not settled.

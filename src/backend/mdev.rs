@@ -185,10 +185,14 @@ pub fn is_there(host: &Host, device: &MdevUuid, parent: &Parent) -> bool {
     !host.is_gone(&format!("{DEVICES}/{device}")) || !host.is_gone(&format!("{PARENTS}/{parent}/{device}"))
 }
 
-/// The device with this UUID, if there is one: where it is.
-pub fn located(host: &Host, device: &MdevUuid) -> Result<Option<Existing>, Trouble> {
-    let place = place_of(host, device)?;
-    Ok(place.map(|place| Existing { place, typed: true, name: None, api: String::new() }))
+/// A device of this parent, if it has a type: a link in its directory names it.
+pub fn existing(host: &Host, device: &MdevUuid, parent: Parent) -> Result<Option<Existing>, Trouble> {
+    let path = format!("{DEVICES}/{device}");
+    let Some(kind) = host.link_name(&format!("{path}/{TYPE_LINK}"))? else { return Ok(None) };
+    let odd = |_| Trouble::new("read the type of", &host.path(&path), std::io::Error::other("not a name"));
+    let kind = TypeId::parse(&kind).map_err(odd)?;
+    let place = Place { backend: Backend::Mdev, parent, kind, arguments: String::new(), name: None };
+    Ok(Some(Existing { place, typed: true, name: None, api: String::new() }))
 }
 
 /// The same with what its type says of itself.
@@ -196,21 +200,6 @@ pub fn named(host: &Host, device: &MdevUuid, found: Existing) -> Existing {
     let file = |name: &str| host.read(&format!("{DEVICES}/{device}/{TYPE_LINK}/{name}")).ok();
     let name = file(NAME).filter(|name| !name.is_empty());
     Existing { name, api: file(API).unwrap_or_default(), ..found }
-}
-
-/// Where a device is: its directory lies in its parent's, and a link names its type.
-pub fn place_of(host: &Host, device: &MdevUuid) -> Result<Option<Place>, Trouble> {
-    let path = format!("{DEVICES}/{device}");
-    let Some(parent) = host.link_parent(&path)? else { return Ok(None) };
-    let Some(kind) = host.link_name(&format!("{path}/{TYPE_LINK}"))? else { return Ok(None) };
-    let odd = |what: &str| Trouble::new(what, &host.path(&path), std::io::Error::other("not a name"));
-    Ok(Some(Place {
-        backend: Backend::Mdev,
-        parent: Parent::parse(&parent).map_err(|_| odd("read the parent of"))?,
-        kind: TypeId::parse(&kind).map_err(|_| odd("read the type of"))?,
-        arguments: String::new(),
-        name: None,
-    }))
 }
 
 /// Makes a device. The kernel takes 36 bytes, or 37 with a newline (`create_store` in `mdev_sysfs.c`).

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::host::{Host, Trouble, Written};
-use crate::ids::{AttributeName, DeviceId, Parent, PciAddress, TypeWish};
+use crate::ids::{AttributeName, DeviceId, MdevUuid, Parent, PciAddress, TypeWish};
 use crate::refusal::Absent;
 use crate::seen::{Existing, Offer};
 use crate::step::Place;
@@ -152,12 +152,22 @@ pub fn existing(host: &Host, device: &DeviceId) -> Result<Option<Existing>, Trou
 /// The same for whoever only wants to know where it is: of an mdev, what its type is called is not read.
 pub fn located(host: &Host, device: &DeviceId) -> Result<Option<Existing>, Trouble> {
     match device {
-        DeviceId::Mdev(uuid) => match mdev::located(host, uuid)? {
-            None => proposal::existing(host, uuid),
-            found => Ok(found),
+        // With either interface a link on the bus leads into the parent's directory.
+        DeviceId::Mdev(uuid) => match parent_of(host, uuid)? {
+            None => Ok(None),
+            Some(parent) => match mdev::existing(host, uuid, parent.clone())? {
+                None => proposal::existing(host, uuid, parent),
+                found => Ok(found),
+            },
         },
         DeviceId::Vf(address) => nvidia::existing(host, address),
     }
+}
+
+fn parent_of(host: &Host, device: &MdevUuid) -> Result<Option<Parent>, Trouble> {
+    let path = mdev::device_path(device);
+    let odd = |_| Trouble::new("read the parent of", &host.path(&path), std::io::Error::other("not a name"));
+    host.link_parent(&path)?.map(|parent| Parent::parse(&parent).map_err(odd)).transpose()
 }
 
 /// Whether something of the device is still there, its removal pending included.

@@ -3,8 +3,6 @@
 //!
 //! Free places are unknown there, and a device's type cannot be read back.
 
-use rustix::io::Errno;
-
 use super::listing::{Listing, Row, table};
 use super::{Backend, card, numa};
 use crate::host::{Host, Kind, Trouble};
@@ -131,28 +129,15 @@ pub fn is_there(host: &Host, device: &MdevUuid, parent: &Parent) -> bool {
 }
 
 /// A device of this interface: one without a type.
-pub fn existing(host: &Host, device: &MdevUuid) -> Result<Option<Existing>, Trouble> {
+pub fn existing(host: &Host, device: &MdevUuid, parent: Parent) -> Result<Option<Existing>, Trouble> {
     let path = format!("{DEVICES}/{device}");
     if host.kind(&format!("{path}/{ONLINE}"))?.is_none() {
         return Ok(None);
     }
-    let parent = host.link_parent(&path)?;
-    let trouble = |error| Trouble::new("read the parent of", &host.path(&path), error);
-    // It goes while we look: over in a moment.
-    let parent = parent.ok_or_else(|| trouble(std::io::Error::from(Errno::NOENT)))?;
-    let odd = |_| trouble(std::io::Error::other("not a name"));
-    Ok(Some(Existing {
-        place: Place {
-            backend: Backend::Proposal,
-            parent: Parent::parse(&parent).map_err(odd)?,
-            kind: TypeId::parse("a type that cannot be read back").map_err(odd)?,
-            arguments: String::new(),
-            name: None,
-        },
-        typed: false,
-        name: None,
-        api: String::new(),
-    }))
+    let odd = |_| Trouble::new("read the type of", &host.path(&path), std::io::Error::other("not a name"));
+    let kind = TypeId::parse("a type that cannot be read back").map_err(odd)?;
+    let place = Place { backend: Backend::Proposal, parent, kind, arguments: String::new(), name: None };
+    Ok(Some(Existing { place, typed: false, name: None, api: String::new() }))
 }
 
 /// `UUID:arguments`, in one write, with no newline: the argument list is everything after the colon.

@@ -79,7 +79,7 @@ pub(crate) fn arguments(input: &[u8]) {
     let args: Vec<String> = String::from_utf8_lossy(input).split('\n').map(str::to_owned).collect();
     if let Some(call) = Call::parse(&args) {
         assert_eq!(call.name, args[0]);
-        assert_eq!((call.event.words().0, call.event.words().1), (&*args[1], &*args[2]));
+        assert_eq!(call.event.word(), &*args[1]);
     }
 }
 

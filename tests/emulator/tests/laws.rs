@@ -12,6 +12,7 @@ use std::path::Path;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use virt_mdev::config::Config;
+use virt_mdev::domain::Domain;
 use virt_mdev::execute::Context;
 use virt_mdev::host::Host;
 use virt_mdev::host::daemon::Process;
@@ -191,19 +192,22 @@ fn call(sim: &mut Sim, call: Call, domain: usize, xml: &str) -> Result<(), Strin
         let records = Records::new(host);
         let uuid = DomainUuid::parse(UUIDS[domain]).unwrap();
         let in_words = |refusal: Refusal| refusal.to_string();
+        let config = || Config::load_or_default(host);
         match call {
             Call::Prepare => {
                 let caller = Process { pid: DAEMON, start_time: START_TIME };
-                hook::prepare(host, xml.as_bytes(), Some(caller)).map_err(in_words)
+                let (config, _) = Config::load(host).map_err(in_words)?;
+                let domain = Domain::read(xml.as_bytes()).map_err(in_words)?;
+                hook::prepare(host, config, domain, Some(caller)).map_err(in_words)
             }
-            Call::Start | Call::Started if !records.has(&uuid) => Ok(()),
-            Call::Start => start::start(host, xml.as_bytes()).map_err(in_words),
+            _ if !records.has(&uuid) => Ok(()),
+            Call::Start => start::start(host, config(), xml.as_bytes()).map_err(in_words),
             Call::Started => {
-                let waits = Config::load_or_default(host).waits;
-                hook::runs(Context { host, records: &records, waits }, &uuid).map_err(in_words)
+                let context = Context { host, records: &records, waits: config().waits };
+                hook::runs(context, &uuid).map_err(in_words)
             }
-            Call::Reconnect => hook::compare(host, ["vm1", "vm2"][domain], xml.as_bytes()).map_err(in_words),
-            Call::Release => hook::release(host, ["vm1", "vm2"][domain], xml.as_bytes()).map_err(in_words),
+            Call::Reconnect => hook::compare(host, config(), &uuid).map_err(in_words),
+            Call::Release => hook::release(host, config(), &uuid).map_err(in_words),
         }
     })
 }

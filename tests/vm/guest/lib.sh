@@ -537,8 +537,8 @@ witnessed() { # NAME EVENT: what the witness saw
 }
 
 # denials: what SELinux would have denied our programs, or others on what is ours,
-# since it was asked last; and whether some of them were lost. A worker of ours is
-# called "exe". Not counted: that the hook gets a clean environment, limits and
+# since it was asked last; and whether some of them were lost. A child of ours that
+# writes is called "exe". Not counted: that the hook gets a clean environment, limits and
 # signals of its own from the daemon; that it may not force the size of a socket's
 # buffer (net_admin), which libudev and the journal's client try; and what a
 # scenario's output goes to.
@@ -574,7 +574,8 @@ reconcile_unit() {
     cursor=$(journal_end)
     systemctl start virt-mdev-reconcile.service
     journalctl --sync
-    # A file that is just being extended cannot be read for a moment ("is truncated, ignoring file").
+    # A file that is just being extended cannot be read for a moment ("is truncated, ignoring file"), and Debian 12's
+    # journalctl does not always call that a failure.
     wait_for 10 "the journal of the service" journal_since "$cursor" "$said"
     contains "the journal of the service" "$(cat "$said")" "$@"
 }
@@ -586,7 +587,7 @@ journal_end() {
 }
 
 journal_since() { # CURSOR FILE
-    journalctl -o cat --after-cursor "$1" -u virt-mdev-reconcile.service >"$2"
+    journalctl -o cat --after-cursor "$1" -u virt-mdev-reconcile.service >"$2" && [[ -s $2 ]]
 }
 
 libvirt_pid() {
