@@ -1,6 +1,7 @@
 //! Upstream mdev: `drivers/vfio/mdev/mdev_core.c`, `mdev_sysfs.c`.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -47,6 +48,8 @@ enum State {
 pub(super) struct Device {
     pub(super) parent: String,
     pub(super) kind: String,
+    /// What it takes its places from.
+    pool: String,
     pub(super) path: String,
     group: u32,
     /// Whose removal waits for its user to end; `None` if it is not being removed.
@@ -169,27 +172,28 @@ impl World {
         let Some(pool) = self.pools.get(&parent_of.pool) else { return 0 };
         let find = |id: &str| parent_of.spec.types.iter().find(|kind| kind.id == id);
         let Some(wanted) = find(kind) else { return 0 };
-        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        let on_card: Vec<&Device> = self
-            .devices
-            .values()
-            .filter(|device| {
-                device.parent == parent
-                    || self.parents.get(&device.parent).is_some_and(|other| other.pool == parent_of.pool)
-            })
-            .collect();
-        if pool.homogeneous && on_card.iter().any(|device| device.kind != kind) {
+        let none = BTreeMap::new();
+        let on_card = self.taken.get(&parent_of.pool).unwrap_or(&none);
+        if pool.homogeneous && on_card.keys().any(|(_, other)| other != kind) {
             return 0;
         }
-        let used: u32 = on_card.iter().filter_map(|device| find(&device.kind)).map(|kind| kind.cost).sum();
+        let used: u32 = on_card
+            .iter()
+            .filter_map(|((_, kind), devices)| Some(find(kind)?.cost.saturating_mul(*devices)))
+            .sum();
         let mut free = pool.units.saturating_sub(used).checked_div(wanted.cost).unwrap_or(u32::MAX);
+        let count = |counts: &dyn Fn(&str, &str) -> bool| -> u32 {
+            on_card
+                .iter()
+                .filter(|((parent, kind), _)| counts(parent, kind))
+                .map(|(_, devices)| *devices)
+                .sum()
+        };
         if let Some(max) = wanted.max {
-            let same = on_card.iter().filter(|device| device.kind == kind).count();
-            free = free.min(max.saturating_sub(count(same)));
+            free = free.min(max.saturating_sub(count(&|_, other| other == kind)));
         }
         if let Some(each) = parent_of.spec.each {
-            let here = on_card.iter().filter(|device| device.parent == parent).count();
-            free = free.min(each.saturating_sub(count(here)));
+            free = free.min(each.saturating_sub(count(&|other, _| other == parent)));
         }
         free
     }
@@ -203,7 +207,7 @@ impl World {
         if self.devices.contains_key(&uuid) || self.proposed.contains_key(&uuid) {
             return Err(Errno::EEXIST);
         }
-        let Parent { path: parent_path, spec, state, .. } =
+        let Parent { path: parent_path, spec, state, pool, .. } =
             self.parents.get(parent).cloned().ok_or(Errno::ENODEV)?;
         if state != State::Registered {
             return Err(Errno::ENODEV);
@@ -227,6 +231,7 @@ impl World {
         let device = Device {
             parent: parent.to_owned(),
             kind: kind.to_owned(),
+            pool: pool.clone(),
             path: path.clone(),
             group,
             removal: None,
@@ -234,6 +239,8 @@ impl World {
             matrix: super::ap::Matrix::default(),
         };
         self.devices.insert(uuid.clone(), device);
+        let of_kind = (parent.to_owned(), kind.to_owned());
+        *self.taken.entry(pool).or_default().entry(of_kind).or_default() += 1;
         self.add_driver_attributes(&uuid, &path, spec.attributes);
         Ok(())
     }
@@ -291,7 +298,17 @@ impl World {
     }
 
     fn finish_removal(&mut self, uuid: &str) {
-        let Some(Device { path, parent, group, removal, .. }) = self.devices.remove(uuid) else { return };
+        let Some(Device { path, parent, kind, pool, group, removal, .. }) = self.devices.remove(uuid) else {
+            return;
+        };
+        if let Entry::Occupied(mut devices) =
+            self.taken.entry(pool).or_default().entry((parent.clone(), kind))
+        {
+            *devices.get_mut() -= 1;
+            if *devices.get() == 0 {
+                devices.remove();
+            }
+        }
         // What its driver was about to do is not for another device that gets the same uuid.
         self.timers.retain(|_, timer| !matches!(timer, Timer::RemoveItself(gone) if gone == uuid));
         self.remove_group(group);

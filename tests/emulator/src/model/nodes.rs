@@ -36,13 +36,32 @@ pub(super) struct Group {
     users: u32,
 }
 
+/// Numbers as the kernel gives them, the lowest that is free (`ida_alloc`).
+#[derive(Debug, Clone, Default)]
+pub(super) struct Numbers {
+    given_back: BTreeSet<u32>,
+    next: u32,
+}
+
+impl Numbers {
+    fn take(&mut self) -> u32 {
+        self.given_back.pop_first().unwrap_or_else(|| {
+            let number = self.next;
+            self.next = number.saturating_add(1);
+            number
+        })
+    }
+
+    fn give_back(&mut self, number: u32) {
+        self.given_back.insert(number);
+    }
+}
+
 impl World {
     /// Makes the group of a device, its nodes and what sysfs shows of them; tells the two nodes' uevents.
     pub(super) fn add_group(&mut self, path: &str, name: &str, owner: Owner) -> u32 {
-        let number =
-            (self.host.first_group..).find(|number| !self.groups.contains_key(number)).unwrap_or(u32::MAX);
-        let taken: BTreeSet<u32> = self.groups.values().map(|group| group.vfio).collect();
-        let vfio = (0..).find(|index| !taken.contains(index)).unwrap_or(u32::MAX);
+        let number = self.host.first_group.saturating_add(self.group_numbers.take());
+        let vfio = self.vfio_numbers.take();
         self.groups.insert(number, Group { owner, path: path.to_owned(), vfio, open: false, users: 0 });
 
         let group = format!("/sys/kernel/iommu_groups/{number}");
@@ -95,7 +114,9 @@ impl World {
 
     /// The group and its node: last, when nobody has the device open.
     pub(super) fn remove_group(&mut self, number: u32) {
-        let Some(Group { path, .. }) = self.groups.remove(&number) else { return };
+        let Some(Group { path, vfio, .. }) = self.groups.remove(&number) else { return };
+        self.group_numbers.give_back(number.saturating_sub(self.host.first_group));
+        self.vfio_numbers.give_back(vfio);
         let class = format!("/sys/devices/virtual/vfio/{number}");
         self.tree.remove(&format!("/sys/class/vfio/{number}"));
         self.tree.remove(&format!("/sys/dev/char/{GROUP_MAJOR}:{number}"));
