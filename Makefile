@@ -8,6 +8,8 @@ DESTDIR =
 SCENARIO =
 HOST =
 LSM =
+# One target of tests/fuzz by name; empty: all of them.
+TARGET =
 
 # Where the programs are taken from, so that one release build serves tests, package and installation.
 BUILT = $(or $(CARGO_TARGET_DIR),target)/release
@@ -49,6 +51,8 @@ export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 # A workspace of its own: what only tests need is not in the lock file of the programs.
 EMULATOR = --manifest-path tests/emulator/Cargo.toml
 EMULATOR_CARGO = CARGO_TARGET_DIR=tests/emulator/target cargo
+# So is libFuzzer, which clippy does not need; everything else in there is what the product's tests have, too.
+GUIDED = --manifest-path tests/fuzz/guided/Cargo.toml
 
 .DEFAULT_GOAL := build
 # Two cargos, or two virtual machines, would only wait for each other.
@@ -66,6 +70,8 @@ check: deps-build deps-check ## formatting, lints, unit and case tests, shell fi
 	cargo clippy --all-targets --locked -- -D warnings
 	$(EMULATOR_CARGO) fmt $(EMULATOR) --check
 	$(EMULATOR_CARGO) clippy $(EMULATOR) --all-targets --locked -- -D warnings
+	cargo fmt $(GUIDED) --check
+	CARGO_TARGET_DIR=target cargo clippy $(GUIDED) --no-default-features --locked -- -D warnings
 	cargo test --locked --quiet
 	packaging/crates
 	@if udevadm verify --help >/dev/null 2>&1; then \
@@ -83,8 +89,8 @@ check: deps-build deps-check ## formatting, lints, unit and case tests, shell fi
 test: check fuzz test-emulator selinux test-packages test-vm ## everything: check, hostile input, emulated host, SELinux, packages, real host
 
 # Without MINUTES the same input each time: what is found by chance must not stop somebody else's change.
-fuzz: deps-build ## hostile input for every reader, twelve seconds each (MINUTES=n: n minutes each)
-	$(if $(MINUTES),,FUZZ_SEED=1 )FUZZ_MINUTES=$(or $(MINUTES),0.2) cargo test --locked --quiet --test fuzz -- --nocapture
+fuzz: deps-build $(if $(MINUTES),deps-fuzz) ## hostile input for every reader, twelve seconds each (MINUTES=n: libFuzzer, n minutes each; TARGET=name: only that)
+	$(if $(MINUTES),tests/fuzz/guided/run $(MINUTES) $(TARGET),FUZZ_SEED=1 FUZZ_MINUTES=0.2 cargo test --locked --quiet --test fuzz -- --nocapture $(TARGET))
 
 # With names: the package that this machine has just built. Without: one that was built in a root of each suite.
 test-vm: package selinux deps-vm $(if $(SCENARIO),,dist) ## scenarios on real hosts (HOST=bookworm|trixie|sid|modular LSM=apparmor|selinux SCENARIO=name)

@@ -59,18 +59,40 @@ pub(crate) fn rewriting(input: &[u8]) {
     }
 }
 
-/// A host of `tests/hosts`.
-pub(crate) fn host(name: &str) -> Tree {
-    let description: toml::Table = format!("host = \"{name}\"").parse().unwrap();
-    Tree::build(&crate::here().join("hosts"), &description)
+/// Hosts of `tests/hosts`.
+pub(crate) struct Hosts {
+    hosts: [Tree; 4],
+    before: [Vec<String>; 4],
 }
 
-pub(crate) fn plans(hosts: &[Tree], input: &[u8]) {
-    for tree in hosts {
-        for event in [Event::Prepare, Event::Migrate] {
-            if let Err(failure) = plan::text(&tree.host(), event, input, false) {
-                presentable(&failure.text);
+impl Hosts {
+    pub(crate) fn new() -> Self {
+        let hosts = ["mtty", "sriov", "m60-2016", "l40s"].map(|name| {
+            let description: toml::Table = format!("host = \"{name}\"").parse().unwrap();
+            Tree::build(&crate::here().join("hosts"), &description)
+        });
+        let before = hosts.each_ref().map(Tree::listing);
+        Self { hosts, before }
+    }
+
+    pub(crate) fn plans(&self, input: &[u8]) {
+        for tree in &self.hosts {
+            for event in [Event::Prepare, Event::Migrate] {
+                if let Err(failure) = plan::text(&tree.host(), event, input, false) {
+                    presentable(&failure.text);
+                }
             }
+        }
+    }
+}
+
+/// Looking at everything on the hosts takes longer than a few plans: once, at the end. What libFuzzer writes then is not
+/// the input that did it.
+impl Drop for Hosts {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let after = self.hosts.each_ref().map(Tree::listing);
+            assert_eq!(after, self.before, "a plan has changed the host");
         }
     }
 }

@@ -1,0 +1,179 @@
+//! Every target by its name, with what it is given to begin with.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::{here, targets};
+
+/// Panics when something does not hold.
+pub(crate) type Target = Box<dyn FnMut(&[u8])>;
+
+pub(crate) struct Reader {
+    /// Good input.
+    pub(crate) seeds: Vec<Vec<u8>>,
+    /// What is put into it, because a reader heeds it.
+    pub(crate) words: &'static [&'static str],
+    pub(crate) target: Target,
+}
+
+impl Reader {
+    fn new(
+        seeds: Vec<Vec<u8>>,
+        words: &'static [&'static str],
+        target: impl FnMut(&[u8]) + 'static,
+    ) -> Option<Self> {
+        Some(Self { seeds, words, target: Box::new(target) })
+    }
+}
+
+pub(crate) const NAMES: [&str; 10] = [
+    "domain_xml",
+    "rewriting",
+    "plans",
+    "arguments",
+    "listings",
+    "definitions",
+    "configuration",
+    "qemu_conf",
+    "records",
+    "udev_events",
+];
+
+pub(crate) fn reader(name: &str) -> Option<Reader> {
+    match name {
+        "domain_xml" => Reader::new(domains(), &XML, targets::domain_xml),
+        "rewriting" => Reader::new(domains(), &XML, targets::rewriting),
+        "plans" => {
+            let hosts = targets::Hosts::new();
+            Reader::new(domains(), &XML, move |input| hosts.plans(input))
+        }
+        "arguments" => {
+            let seeds = [
+                "vm1\nprepare\nbegin\n-",
+                "vm1\nrelease\nend\nshutdown",
+                "a b\nmigrate\nbegin\nqemu+tcp://x",
+            ];
+            let words = &["prepare", "begin", "started", "reconnect", "restore", "\u{1b}[31m", "\n\n"];
+            Reader::new(bytes(&seeds), words, targets::arguments)
+        }
+        "listings" => {
+            let seeds = [
+                "# num_type, name, num_heads, frl_config, framebuffer, max_resolution, max_instance\n\
+                 11 ,\"GRID M60-0B\", 2, 45, 512M, 2560x1600, 16\n12 ,\"GRID M60-0Q\", 2, 60, 512M, 2560x1600, 16\n",
+                "# num_type, name 11 ,\"GRID M60-0B\", 2 12 ,\"GRID M60-0Q\", 2",
+                "ID    : vGPU Name\n1155  : NVIDIA L40S-1B\n1156  : NVIDIA L40S-2B\n",
+                "",
+            ];
+            let words = &["4294967296", "\"", "\r\n", ",", ":", "#", " ,\"", "\u{fffd}"];
+            Reader::new(bytes(&seeds), words, targets::listings)
+        }
+        "definitions" => {
+            let seeds = [
+                r#"{"mdev_type":"mtty-2","start":"auto","attrs":[{"settings/first":"1"},{"plain":"x"}]}"#,
+                r#"{"mdev_type":"mtty-2","start":"manual"}"#,
+            ];
+            let words = &[
+                "null",
+                "[]",
+                "{}",
+                "\"attrs\":",
+                "\"start\":",
+                "\\u0000",
+                "1e999",
+                "../",
+                "\"mdev_type\":",
+            ];
+            Reader::new(bytes(&seeds), words, targets::definitions)
+        }
+        "configuration" => {
+            let shipped = fs::read_to_string(here().join("../packaging/config.toml")).unwrap();
+            let all = shipped.replace("\n#", "\n");
+            let words = &[
+                "enabled = false",
+                "[wait]",
+                "release = \"1h\"",
+                "\"\"\"",
+                "99999999999999999999",
+                "'",
+                "= [",
+                "1.5",
+            ];
+            let mut reader = targets::Configuration::new();
+            Reader::new(bytes(&[&shipped, &all, "enabled = true"]), words, move |input| reader.load(input))
+        }
+        "qemu_conf" => {
+            let seeds = [
+                "user = \"libvirt-qemu\"\ngroup = \"kvm\"\ndynamic_ownership = 1\ncgroup_device_acl = [\n  \"/dev/null\", \"/dev/full\",\n  \"/dev/vfio/vfio\"\n]\n",
+                "security_driver = [ \"selinux\", \"apparmor\" ]\n# user = 'x'\nnamespaces = [ ]\n",
+            ];
+            let words =
+                &["cgroup_device_acl", "namespaces = [", "]", "\"", "'", "#", "user = \"+0\"", "\\", ","];
+            Reader::new(bytes(&seeds), words, targets::qemu_conf)
+        }
+        "records" => {
+            let words = &[
+                "\"phase\":",
+                "null",
+                "\"Intended\"",
+                "\"version\":2",
+                "[]",
+                "{}",
+                "\"..\"",
+                "\\u0000",
+                "-1",
+            ];
+            let mut reader = targets::RecordFile::new();
+            Reader::new(vec![reader.written()], words, move |input| reader.read(input))
+        }
+        "udev_events" => {
+            let seeds = [
+                "add\nvfio\n/devices/virtual/vfio/7",
+                "add\nvfio-dev\n/devices/virtual/mtty/mtty/83b8f4f2-509f-382f-3c1e-e6bfe0fa1001/vfio-dev/vfio0",
+            ];
+            let words = &["..", "/", "vfio-dev", "\0", "18446744073709551616"];
+            Reader::new(bytes(&seeds), words, targets::udev_events)
+        }
+        _ => None,
+    }
+}
+
+fn bytes(seeds: &[&str]) -> Vec<Vec<u8>> {
+    seeds.iter().map(|seed| seed.as_bytes().to_vec()).collect()
+}
+
+/// Of each case its domain.
+fn domains() -> Vec<Vec<u8>> {
+    let mut paths: Vec<_> =
+        fs::read_dir(here().join("cases")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    // A few cases are as large as may be: that costs time, and shows nothing more.
+    let read = |path: &PathBuf| fs::read(path.join("domain.xml")).unwrap();
+    paths.iter().map(read).filter(|xml| xml.len() < 0x4000).collect()
+}
+
+const XML: [&str; 24] = [
+    "<!--",
+    "-->",
+    "<![CDATA[",
+    "]]>",
+    "<?x ?>",
+    "&amp;",
+    "&#0;",
+    "&#x1b;",
+    "&lt;",
+    "xmlns:mdev='urn:virt-mdev:domain:1'",
+    "xmlns=''",
+    "<mdev:device",
+    "<mdev:devices>",
+    "</mdev:devices>",
+    "<metadata>",
+    "</metadata>",
+    "<hostdev ",
+    "</domain>",
+    "parent=\"../../x\"",
+    "uuid='00000000-0000-0000-0000-000000000000'",
+    "type=\"\"",
+    "<qemu:arg value='",
+    "\r\n",
+    "\u{202e}",
+];
