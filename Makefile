@@ -10,6 +10,9 @@ HOST =
 LSM =
 # One target of tests/fuzz by name; empty: all of them.
 TARGET =
+# What make release-check does: the suite of its root, and one of README's commands; empty: both.
+SUITE = bookworm
+COMMAND =
 
 # Where the programs are taken from, so that one release build serves tests, package and installation.
 BUILT = $(or $(CARGO_TARGET_DIR),target)/release
@@ -57,7 +60,7 @@ GUIDED = --manifest-path tests/fuzz/guided/Cargo.toml
 .DEFAULT_GOAL := build
 # Two cargos, or two virtual machines, would only wait for each other.
 .NOTPARALLEL:
-.PHONY: help build check test fuzz test-emulator test-vm test-vm-all soak bench demo demo-vm package lint-package dist rpm arch test-packages selinux install uninstall clean
+.PHONY: help build check test fuzz test-emulator test-vm test-vm-all soak bench demo demo-vm release-check package lint-package dist rpm arch test-packages selinux install uninstall clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -117,6 +120,9 @@ demo: build ## a domain's life on an emulated host, shown; needs root, or user n
 demo-vm: package deps-vm ## a domain's life on the real host, shown
 	tests/vm/run --demo
 
+release-check: deps-build deps-vm ## README's two commands, typed on a bare Debian root: hours (SUITE=trixie COMMAND='make demo' CACHE=DIR)
+	CACHE='$(CACHE)' packaging/readme-in $(SUITE) $(if $(COMMAND),'$(COMMAND)')
+
 package: deps-package $(DEB) ## the Debian package, in target/package
 	@echo $(DEB)
 
@@ -130,7 +136,7 @@ lint-package: package ## what lintian says of the package
 # One of the formats builds the programs from the tarball, without a network; the others take those that are there.
 test-packages: VIRT_MDEV_BUILT =
 test-packages: RPMBUILD = unshare --user --map-root-user --net rpmbuild
-test-packages: lint-package rpm ## all three formats: built offline, file lists, checkers, twice the same
+test-packages: deps-life lint-package rpm ## all three formats: built offline, file lists, checkers, twice the same
 	@$(MAKE) --no-print-directory -o dist arch VIRT_MDEV_BUILT=$(abspath $(BUILT))
 	@packaging/test $(abspath $(BUILT))
 

@@ -1,5 +1,5 @@
-# Where this machine gets Debian packages from, for roots of other suites. Sourced by tests/vm/image and
-# packaging/deb-in.
+# Where this machine gets Debian packages from, for roots of other suites. Sourced by tests/vm/image, packaging/deb-in and
+# packaging/readme-in.
 # shellcheck shell=bash
 
 # archive SUITE: the first Debian archive that this machine's own apt knows, as a line for sources.list. Nothing where
@@ -37,4 +37,18 @@ apt_options() {
     echo 'APT::Install-Recommends "false";'
     apt-config dump 2>/dev/null |
         grep -E '^Acquire::(https?|ftp|Check-|Retries|ForceIPv|Queue-Mode)[^ ]* ".+";$' || true
+}
+
+# make_debian_root SUITE WORK PACKAGES [OPTION...]: a minimal Debian in WORK/root with PACKAGES ("a,b") and mmdebstrap's
+# OPTIONs; the log beside it is shown if it fails. Whoever sources this says in as_root how to become root.
+make_debian_root() {
+    local suite=$1 work=$2 packages=$3 sources
+    sources=$(archive "$suite")
+    apt_options >"$work/apt.conf"
+    # shellcheck disable=SC2154 # see above
+    "${as_root[@]}" mmdebstrap --mode=root --variant=minbase --include="$packages" --aptopt="$work/apt.conf" "${@:4}" \
+        "$suite" "$work/root" ${sources:+"$sources"} >"$work/log" 2>&1 || {
+        tail -n 30 "$work/log" >&2
+        return 1
+    }
 }
