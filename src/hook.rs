@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, Read, Seek, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -68,14 +69,16 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 fn never_fail(call: &Call, act: impl FnOnce() -> Result<(), Refusal>) -> ExitCode {
-    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(act)) {
+    match catch_unwind(AssertUnwindSafe(act)) {
         Ok(Ok(())) => {}
         Ok(Err(refusal)) => refuse(&call.name, &refusal),
-        Err(_) => {
-            log::error!("{}: a defect of virt-mdev; the record is as it was last written", call.event.word())
-        }
+        Err(_) => log_defect(call),
     }
     ExitCode::SUCCESS
+}
+
+fn log_defect(call: &Call) {
+    log::error!("{}: a defect of virt-mdev; the record is as it was last written", call.event.word());
 }
 
 /// The one place outside `src/cli` that prints for people: libvirt shows this to the user of `virsh`.
@@ -113,23 +116,50 @@ fn delegate(call: &Call, limit: Duration, work: impl FnOnce() -> Result<(), Refu
     let worker = |how| Refusal::Worker { how };
     let ended = worker::run(limit, || {
         journal::start(&call.name);
-        work().map_or_else(
-            |refusal| {
+        match catch_unwind(AssertUnwindSafe(work)) {
+            Ok(Ok(())) => 0,
+            Ok(Err(refusal)) => {
                 refuse(&call.name, &refusal);
                 REFUSED
-            },
-            |()| 0,
-        )
+            }
+            Err(panic) => {
+                log_defect(call);
+                resume_unwind(panic)
+            }
+        }
     });
     match ended.map_err(|error| worker(format!("could not be started: {}", errno(&error))))? {
         Ended::Exited(status) if status.success() => Ok(()),
         Ended::Exited(status) if status.code() == Some(REFUSED) => Err(Refusal::Told),
         Ended::Exited(status) => Err(worker(format!("ended with {status}"))),
-        Ended::Blocked(doing) => {
-            journal::start(&call.name);
-            Err(Refusal::Blocked { doing, limit })
-        }
+        Ended::Blocked(doing) => Err(in_journal(call, Refusal::Blocked { doing, limit })),
     }
+}
+
+/// How long the journal may take for a line.
+const TELLING: Duration = Duration::from_secs(2);
+
+/// Tells the journal of a refusal that no worker has told. In one, since whoever writes there waits while it is full.
+fn in_journal(call: &Call, refusal: Refusal) -> Refusal {
+    let tell = || {
+        journal::start(&call.name);
+        log::error!("{refusal}");
+        0
+    };
+    // Without memory for it, stderr has to do.
+    let _ = worker::run(TELLING, tell);
+    refusal
+}
+
+/// The same for what a mistake in the configuration does not stop: it is told in the journal, by the worker, since
+/// whoever writes there may have to wait, too.
+fn forgiving(
+    host: &Host,
+    call: &Call,
+    work: impl FnOnce(Config) -> Result<(), Refusal>,
+) -> Result<(), Refusal> {
+    let limit = Config::load_or_default(host).waits.driver;
+    delegate(call, limit, || work(Config::load_or_default(host)))
 }
 
 fn begin_prepare(host: &Host, call: &Call, caller: Option<Process>) -> Result<(), Refusal> {
@@ -137,10 +167,11 @@ fn begin_prepare(host: &Host, call: &Call, caller: Option<Process>) -> Result<()
     if domain.is_plain() {
         // What an earlier run left is cleared up, and stops nobody who wants nothing.
         if Records::new(host).has(&domain.uuid) {
-            let config = Config::load_or_default(host);
-            let clear = || prepare(host, config, domain, caller);
-            let cleared = config.enabled.then(|| delegate(call, config.waits.driver, clear));
-            if let Some(Err(refusal)) = cleared {
+            let cleared = forgiving(host, call, |config| match config.enabled {
+                true => prepare(host, config, domain, caller),
+                false => Ok(()),
+            });
+            if let Err(refusal) = cleared {
                 refuse(&call.name, &refusal);
             }
         }
@@ -194,8 +225,7 @@ fn begin_label(host: &Host, call: &Call) -> Result<(), Refusal> {
         return Ok(());
     }
     xml.append(&mut read_stdin(MAX_XML + 1 - xml.len()));
-    let config = Config::load_or_default(host);
-    delegate(call, config.waits.driver, || start::start(host, config, &xml))
+    forgiving(host, call, |config| start::start(host, config, &xml))
 }
 
 /// For events that go by the record alone.
@@ -205,8 +235,7 @@ fn hand_over(
     work: impl FnOnce(&Host, Config, &DomainUuid) -> Result<(), Refusal>,
 ) -> Result<(), Refusal> {
     let Some(domain) = whose(&Records::new(host), &call.name, &read_stdin(MAX_SCAN)) else { return Ok(()) };
-    let config = Config::load_or_default(host);
-    delegate(call, config.waits.driver, || work(host, config, &domain))
+    forgiving(host, call, |config| work(host, config, &domain))
 }
 
 /// Makes the devices that a domain wants, or says why not. `caller` is the daemon that is starting it.
@@ -353,9 +382,8 @@ fn whose(records: &Records, name: &str, xml: &[u8]) -> Option<DomainUuid> {
 fn follow(host: &Host, call: &Call) -> Result<(), Refusal> {
     let records = Records::new(host);
     let Some(domain) = whose(&records, &call.name, &read_stdin(MAX_SCAN)) else { return Ok(()) };
-    journal::start(&call.name);
-    let config = Config::load_or_default(host);
-    runs(Context { host, records: &records, waits: config.waits }, &domain)
+    let waits = Config::load_or_default(host).waits;
+    runs(Context { host, records: &records, waits }, &domain).map_err(|refusal| in_journal(call, refusal))
 }
 
 /// Notes in the record of `domain` that it runs.

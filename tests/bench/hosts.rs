@@ -230,9 +230,9 @@ pub(crate) fn many_devices(table: &mut Table, programs: &Programs) -> Result<(),
 }
 
 /// File system calls of a prepare of one device, the starts of two programs included.
-const ONE: f64 = 105.0;
+const ONE: f64 = 90.0;
 /// System calls that a further device of a domain may cost.
-const MARGINAL: f64 = 35.0;
+const MARGINAL: f64 = 30.0;
 /// System calls that a further parent may cost, where the domain names none.
 const CANDIDATE: f64 = 20.0;
 

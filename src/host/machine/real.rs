@@ -11,7 +11,7 @@ use rustix::fs::{
     AtFlags, CWD, FileType, FlockOperation, Gid, Mode, OFlags, Uid, XattrFlags, chmodat, chownat, flock,
     fstat, getxattr, openat, renameat, setxattr, statat, unlinkat,
 };
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{Kind, Lock, Machine, Part, Written};
@@ -103,13 +103,14 @@ impl Machine for Real {
     fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
         tell("read", path);
         let file = openat(CWD, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
-        let mut file = File::from(file);
-        // An attribute is shown in one piece (`sysfs_kf_seq_show`): what does not fill a page was all of it, and drivers
-        // are not asked again to see the end.
+        let file = File::from(file);
+        // What a driver shows it shows in one piece (`sysfs_kf_seq_show`): what does not fill a page was all of it, and it
+        // is not asked again to see the end. Lists elsewhere come in several pieces, those of securityfs below /sys, too.
+        let in_one_piece = ["/sys/bus", "/sys/class"].iter().any(|part| path.starts_with(part));
         let mut bytes = vec![0; PAGE];
-        let length = file.read(&mut bytes)?;
+        let length = retry_on_intr(|| rustix::io::read(&file, &mut *bytes))?;
         bytes.truncate(length);
-        if length == PAGE || !path.starts_with("/sys") {
+        if length == PAGE || !in_one_piece {
             file.take(limit.saturating_sub(PAGE as u64)).read_to_end(&mut bytes)?;
         }
         Ok(bytes)

@@ -576,7 +576,7 @@ reconcile_unit() {
     journalctl --sync
     # A file that is just being extended cannot be read for a moment ("is truncated, ignoring file"), and Debian 12's
     # journalctl does not always call that a failure.
-    wait_for 10 "the journal of the service" journal_since "$cursor" "$said"
+    wait_for 10 "the journal of the service" journal_since "$cursor" "$said" $#
     contains "the journal of the service" "$(cat "$said")" "$@"
 }
 
@@ -586,8 +586,8 @@ journal_end() {
     [[ -n $cursor ]] && echo "$cursor"
 }
 
-journal_since() { # CURSOR FILE
-    journalctl -o cat --after-cursor "$1" -u virt-mdev-reconcile.service >"$2" && [[ -s $2 ]]
+journal_since() { # CURSOR FILE PARTS: and how many parts are to be in it
+    journalctl -o cat --after-cursor "$1" -u virt-mdev-reconcile.service >"$2" && [[ -s $2 || $3 -eq 0 ]]
 }
 
 libvirt_pid() {
