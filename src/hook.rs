@@ -87,13 +87,19 @@ fn refuse(name: &str, refusal: &Refusal) {
     if matches!(refusal, Refusal::Told) {
         return;
     }
-    log::error!("{refusal}");
+    log_refusal(refusal);
     // Nobody reads it: nothing to do about that.
     let mut stderr = io::stderr().lock();
     let _ = writeln!(stderr, "error: {}: {refusal}", printable(name));
     if let Some(hint) = refusal.hint() {
-        log::error!("hint: {hint}");
         let _ = writeln!(stderr, "hint: {hint}");
+    }
+}
+
+fn log_refusal(refusal: &Refusal) {
+    log::error!("{refusal}");
+    if let Some(hint) = refusal.hint() {
+        log::error!("hint: {hint}");
     }
 }
 
@@ -136,21 +142,6 @@ fn delegate(call: &Call, limit: Duration, work: impl FnOnce() -> Result<(), Refu
     }
 }
 
-/// How long the journal may take for a line.
-const TELLING: Duration = Duration::from_secs(2);
-
-/// Tells the journal of a refusal that no worker has told. In one, since whoever writes there waits while it is full.
-fn in_journal(call: &Call, refusal: Refusal) -> Refusal {
-    let tell = || {
-        journal::start(&call.name);
-        log::error!("{refusal}");
-        0
-    };
-    // Without memory for it, stderr has to do.
-    let _ = worker::run(TELLING, tell);
-    refusal
-}
-
 /// The same for what a mistake in the configuration does not stop: it is told in the journal, by the worker, since
 /// whoever writes there may have to wait, too.
 fn forgiving(
@@ -160,6 +151,21 @@ fn forgiving(
 ) -> Result<(), Refusal> {
     let limit = Config::load_or_default(host).waits.driver;
     delegate(call, limit, || work(Config::load_or_default(host)))
+}
+
+/// How long the journal may take for a line.
+const TELLING: Duration = Duration::from_secs(2);
+
+/// Tells the journal of a refusal that no worker has told. In one, since whoever writes there waits while it is full.
+fn in_journal(call: &Call, refusal: Refusal) -> Refusal {
+    let tell = || {
+        journal::start(&call.name);
+        log_refusal(&refusal);
+        0
+    };
+    // Without memory for it, stderr has to do.
+    let _ = worker::run(TELLING, tell);
+    refusal
 }
 
 fn begin_prepare(host: &Host, call: &Call, caller: Option<Process>) -> Result<(), Refusal> {
