@@ -7,26 +7,20 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::arrive;
-use crate::backend::{self, nvidia};
+use crate::backend;
 use crate::config::Config;
 use crate::domain::{self, Domain, MAX_XML};
 use crate::event::{Action, Call};
-use crate::execute::{self, Context};
+use crate::execute::Context;
 use crate::host::daemon::Process;
-use crate::host::udev::Watch;
 use crate::host::worker::Ended;
-use crate::host::{Host, child, daemon, journal, see, worker};
-use crate::ids::{DeviceId, DomainUuid};
-use crate::plan;
-use crate::ready::{Awaited, Patience};
-use crate::reap;
+use crate::host::{Host, child, daemon, journal, worker};
+use crate::ids::DomainUuid;
+use crate::prepare::prepare;
 use crate::record::{Answers, Phase, Records, State};
 use crate::refusal::Refusal;
-use crate::request::{Request, requests};
-use crate::seen::Sight;
 use crate::start;
-use crate::step::Step;
-use crate::undo::{self, Back, Sweep};
+use crate::undo::{self, Sweep};
 use crate::words::{errno, printable};
 
 /// What `virt-mdev-hook` does. `args` are its arguments without the program's name.
@@ -242,141 +236,6 @@ fn hand_over(
 ) -> Result<(), Refusal> {
     let Some(domain) = whose(&Records::new(host), &call.name, &read_stdin(MAX_SCAN)) else { return Ok(()) };
     forgiving(host, call, |config| work(host, config, &domain))
-}
-
-/// Makes the devices that a domain wants, or says why not. `caller` is the daemon that is starting it.
-pub fn prepare(
-    host: &Host,
-    config: Config,
-    mut domain: Domain,
-    caller: Option<Process>,
-) -> Result<(), Refusal> {
-    let records = Records::new(host);
-    if domain.is_plain() {
-        let context = Context { host, records: &records, waits: config.waits };
-        let sweep = Sweep { awaited: Some(&[]), ..Sweep::of_domain(context.waits.release) };
-        undo::settle(context, &domain.uuid, sweep)?.1.report();
-        return Ok(());
-    }
-    let context = Context { host, records: &records, waits: config.waits };
-    let done = prepare_patiently(context, config, &mut domain, caller);
-    // Its claims stand in their place; and a domain that is refused does not come.
-    for pci in domain.pcis.iter().filter(|_| domain.wanted.iter().any(|wanted| wanted.uuid.is_none())) {
-        records.end_reservation(&pci.address, &domain.uuid);
-    }
-    done
-}
-
-/// The same, with what is yet to come.
-fn prepare_patiently(
-    context: Context<'_>,
-    config: Config,
-    domain: &mut Domain,
-    caller: Option<Process>,
-) -> Result<(), Refusal> {
-    let mut patience = Patience::new(context.host, context.records, config.waits);
-    loop {
-        match prepare_now(context, config, domain, caller) {
-            Err(refusal) => match refusal.awaited() {
-                Some(awaited) if patience.wait(awaited) => {}
-                // What is only late is waited for first.
-                Some(Awaited::Parents(missing)) if domain.relocate(missing) => {
-                    log::warn!("{refusal}; another parent takes its place");
-                }
-                Some(_) if !config.waits.parent.is_zero() => return Err(refusal.after_waiting()),
-                _ => return Err(refusal),
-            },
-            done => return done,
-        }
-    }
-}
-
-/// The same, with what is there now.
-fn prepare_now(
-    context: Context<'_>,
-    config: Config,
-    domain: &Domain,
-    caller: Option<Process>,
-) -> Result<(), Refusal> {
-    let host = context.host;
-    let requests = requests(domain, |address| nvidia::function(host, address))?;
-    start::judge(host, domain, config.labels, caller, &[])?;
-    let mut sights = Vec::new();
-    let attempt = |sights: &mut _| make(context, config, domain, &requests, caller, sights);
-    let mut done = attempt(&mut sights);
-    // It may have been another domain's that was just being released: its device and its claim are not read at once.
-    if matches!(done, Err(Refusal::Vanished { .. } | Refusal::OtherDevice { .. })) {
-        done = attempt(&mut sights);
-    }
-    match done {
-        Err(refusal @ (Refusal::NoRoom { .. } | Refusal::ClaimedByOther { .. })) => {
-            let device = match &refusal {
-                Refusal::ClaimedByOther { uuid, .. } => Some(uuid),
-                _ => None,
-            };
-            // What a dead start left may not stand in the way of another domain.
-            let made = reap::make_room(context, &domain.uuid, device, &sights)?;
-            if made {
-                return attempt(&mut sights);
-            }
-            // One of several named parents is full, and another may come.
-            let missing = sights.iter().flat_map(|sight| &sight.missing);
-            let missing: Vec<_> = missing.map(|(parent, _)| parent.clone()).collect();
-            Err(match refusal {
-                Refusal::NoRoom { .. } if !missing.is_empty() => refusal.until(Awaited::Parents(missing)),
-                refusal => refusal,
-            })
-        }
-        done => done,
-    }
-}
-
-/// One attempt at it. `sights` is filled with what was seen for each request.
-fn make(
-    context: Context<'_>,
-    config: Config,
-    domain: &Domain,
-    requests: &[Request],
-    caller: Option<Process>,
-    sights: &mut Vec<Sight>,
-) -> Result<(), Refusal> {
-    let host = context.host;
-    let asked: Vec<DeviceId> = requests.iter().map(|request| request.device.clone()).collect();
-    // What the domain does not want any more is nothing that its start should fail or wait for.
-    let sweep = Sweep { awaited: Some(&asked), ..Sweep::of_domain(context.waits.release) };
-    let (mut guard, undone) = undo::settle(context, &domain.uuid, sweep)?;
-    undone.report();
-    if let Some(left) = undone.left.into_iter().find(|left| asked.contains(&left.device)) {
-        return Err(Refusal::Remove { uuid: left.device, why: left.why.to_string() });
-    }
-    let seen = see::see(host, context.records, &domain.uuid, requests, config.definitions)?;
-    sights.clone_from(&seen.sights);
-    let plan = plan::prepare(&domain.uuid, requests, &seen, config.placement)?;
-    for note in &plan.notes {
-        log::warn!("{note}");
-    }
-    if plan.steps.is_empty() {
-        return Ok(());
-    }
-    // A virtual function has had its node since its driver was bound: nothing new comes of its type.
-    let made: Vec<_> = plan
-        .steps
-        .iter()
-        .filter(|planned| matches!(planned.step, Step::Create { device: DeviceId::Mdev(_), .. }))
-        .map(|planned| planned.step.device().clone())
-        .collect();
-    let watch = if made.is_empty() { None } else { Watch::start(host) };
-    execute::carry_out(context, &mut guard, &domain.name, &plan, caller.map(Answers::Starting))?;
-    if let Err(refusal) = start::judge(host, domain, config.labels, caller, &plan.devices()) {
-        undo::unwind(context, &mut guard, Back::Start, &|_| true, None).report();
-        return Err(refusal);
-    }
-    // No lock is held while udev is waited for.
-    drop(guard);
-    if watch.is_some_and(|watch| !watch.wait(host, &made, context.waits.udev)) {
-        log::warn!("udev has not dealt with the new nodes within {:?}; going on", context.waits.udev);
-    }
-    Ok(())
 }
 
 /// The domain that the call is about: the UUID of its XML, or else what was recorded under its name.

@@ -40,4 +40,5 @@ pub mod attach;
 pub mod cli;
 pub mod hook;
 pub mod lost;
+pub mod prepare;
 pub mod relabel;

@@ -19,7 +19,7 @@ use virt_mdev::host::daemon::Process;
 use virt_mdev::ids::DomainUuid;
 use virt_mdev::record::Records;
 use virt_mdev::refusal::Refusal;
-use virt_mdev::{hook, start};
+use virt_mdev::{hook, prepare, start};
 use virt_mdev_emulator::host;
 use virt_mdev_emulator::model::World;
 use virt_mdev_emulator::tree::{self, Ino};
@@ -198,7 +198,7 @@ fn call(sim: &mut Sim, call: Call, domain: usize, xml: &str) -> Result<(), Strin
                 let caller = Process { pid: DAEMON, start_time: START_TIME };
                 let (config, _) = Config::load(host).map_err(in_words)?;
                 let domain = Domain::read(xml.as_bytes()).map_err(in_words)?;
-                hook::prepare(host, config, domain, Some(caller)).map_err(in_words)
+                prepare::prepare(host, config, domain, Some(caller)).map_err(in_words)
             }
             _ if !records.has(&uuid) => Ok(()),
             Call::Start => start::start(host, config(), xml.as_bytes()).map_err(in_words),

@@ -8,7 +8,7 @@ use virt_mdev::host::daemon::Process;
 use virt_mdev::ids::DomainUuid;
 use virt_mdev::record::Records;
 use virt_mdev::refusal::Refusal;
-use virt_mdev::{cli, hook, start};
+use virt_mdev::{cli, hook, prepare, start};
 
 use super::{Call, DOMAINS, LOCKS, NAMES, RECONCILE, UUIDS};
 use crate::memory::{Op, START_TIME, Seen, Sim, Who};
@@ -45,7 +45,7 @@ pub(super) fn called(host: &Host, call: Call, domain: usize, wanted: &[&str], da
             let caller = Process { pid: daemon, start_time: START_TIME };
             let (config, _) = Config::load(host).map_err(in_words)?;
             let domain = Domain::read(xml.as_bytes()).map_err(in_words)?;
-            hook::prepare(host, config, domain, Some(caller)).map_err(in_words)
+            prepare::prepare(host, config, domain, Some(caller)).map_err(in_words)
         }
         _ if !records.has(&uuid) => Ok(()),
         Call::Start => start::start(host, config(), xml.as_bytes()).map_err(in_words),
