@@ -60,7 +60,7 @@ GUIDED = --manifest-path tests/fuzz/guided/Cargo.toml
 .DEFAULT_GOAL := build
 # Two cargos, or two virtual machines, would only wait for each other.
 .NOTPARALLEL:
-.PHONY: help build check test fuzz test-emulator test-vm test-vm-all soak bench demo demo-vm release-check package lint-package dist rpm arch test-packages selinux install uninstall clean
+.PHONY: help build check test fuzz test-emulator test-vm test-vm-all soak bench demo demo-vm deny release-check package lint-package dist rpm arch test-packages selinux install uninstall clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -102,8 +102,8 @@ test-vm: package selinux deps-vm $(if $(SCENARIO),,dist) ## scenarios on real ho
 test-vm-all: package selinux dist deps-vm ## all scenarios on each of the hosts: hours
 	tests/vm/run --everywhere
 
-soak: package deps-vm ## starts and stops on the real host, two hundred times as many as in make test: hours (SOAK=n: n times)
-	SOAK=$(or $(SOAK),200) tests/vm/run cycles
+soak: package deps-vm ## starts and stops, and migrations, on real hosts, many times as many as in make test: hours (SOAK=n: n times)
+	SOAK=$(or $(SOAK),200) tests/vm/run cycles migrate
 
 test-emulator: build deps-emulator ## the emulated host's own tests, and the programs on it
 	VIRT_MDEV_BUILT=$(abspath $(BUILT)) $(EMULATOR_CARGO) test $(EMULATOR) --release --locked --quiet
@@ -120,7 +120,10 @@ demo: build ## a domain's life on an emulated host, shown; needs root, or user n
 demo-vm: package deps-vm ## a domain's life on the real host, shown
 	tests/vm/run --demo
 
-release-check: deps-build deps-vm ## README's two commands, typed on a bare Debian root: hours (SUITE=trixie COMMAND='make demo' CACHE=DIR)
+deny: deps-build ## what the crates may be, and what is known of them
+	packaging/deny
+
+release-check: deny deps-vm ## README's two commands, typed on a bare Debian root: hours (SUITE=trixie COMMAND='make demo' CACHE=DIR)
 	CACHE='$(CACHE)' packaging/readme-in $(SUITE) $(if $(COMMAND),'$(COMMAND)')
 
 package: deps-package $(DEB) ## the Debian package, in target/package
