@@ -282,7 +282,8 @@ pub(crate) fn unwind(
                                 Err(trouble) => stays(guard, &device, trouble.into()),
                             }
                         }
-                        if existed {
+                        // What an earlier write has come to in the meantime is our doing as well.
+                        if existed || entry.writer.is_some() {
                             undone.done.push(Step::Destroy { device, place });
                         }
                     }
