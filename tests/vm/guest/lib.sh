@@ -12,6 +12,7 @@ domain= # the domain that is being described or looked at, see new_domain
 begun=  # virsh at work in the background, see begin
 locked= # the lock that was asked for last, see want_lock
 lockers=()
+near=10.77.0.1 far=10.77.0.2 # the hosts of a pair
 holder= # who holds a device, see hold_device
 daemon=$(cat "$share/daemon") # libvirtd, or virtqemud on the modular host
 sockets=("$daemon.socket" "$daemon-ro.socket" "$daemon-admin.socket")
@@ -148,6 +149,74 @@ SH
     until [[ -e $id.status ]]; do sleep 0.1; done
     cat "$id.out"
     return "$(cat "$id.status")"
+}
+
+# begin_to_go NAME [OPTION...]: a live migration to the peer, in the background, and so slow
+# that the guest of serial.S changes its memory faster than it goes there.
+begin_to_go() {
+    echo "+ virsh migrate ${*:2} $1 &"
+    virsh -q migrate --live --bandwidth 1 "${@:2}" "$1" qemu+tcp://$far/system tcp://$far >/run/virt-mdev-test.said 2>&1 3>&- &
+    begun=$!
+}
+
+# migratable: the domain being described can move. mtty keeps no account of dirty pages,
+# which QEMU otherwise insists on.
+migratable() {
+    qemu_argument -global vfio-pci.x-device-dirty-page-tracking=off -global vfio-pci.enable-migration=on
+}
+
+# moving NAME: its memory is on the way, and some of it not for the first time.
+moving() {
+    wait_for 60 "$1 to be on the way" iterates "$1"
+    peer "exists $(record_of "$1")"
+}
+
+iterates() {
+    virsh -q domjobinfo "$1" | grep -qE '^Iteration: +([2-9]|[1-9][0-9])'
+}
+
+# nothing_there NAME UUID: no domain, no device, no record on the peer, whose libvirt
+# may take a while to see that the other one has gone.
+nothing_there() {
+    peer "wait_for 90 'the domain to go' bash -c '[[ -z \$(virsh -q list --all --name | grep .) ]]'
+        wait_for 60 'its device to go' test ! -e $devices/$2
+        released $1 $2
+        equal 'what runs there' '' \"\$(pgrep -a qemu-system || true)\""
+}
+
+# stays NAME UUID PART...: what was begun fails, its error contains every part, and the
+# domain goes on here as if nothing had been.
+stays() {
+    gives_up 120 "${@:3}"
+    runs_with "$1" "$2"
+    goes_on "$1"
+    claimed "$1" "$2"
+    nothing_there "$1" "$2"
+}
+
+# --- a guest that uses its device ---------------------------------------------
+
+characters=0 # that have come back, see goes_on
+
+# serial_guest: the domain being described boots serial.S, which uses its mtty.
+serial_guest() {
+    install -m 0644 "$share/guest/serial.img" "$images/serial.img"
+    hostdevs+="<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='$images/serial.img'/><target dev='vda' bus='virtio'/><readonly/></disk>"
+}
+
+# goes_on NAME [CHARACTERS]: that guest goes on using it, and nothing that it has ever
+# written was lost or came back in another order. Since the last look, or since so many.
+goes_on() {
+    wait_for 60 "more than ${2-$characters} characters to come back to the guest of $1" more_characters "$1" "${2-$characters}"
+    equal "characters that came back wrong to $1" 0 "$wrong"
+    characters=$came
+}
+
+more_characters() { # NAME CHARACTERS
+    local at_work
+    read -r _ came wrong at_work < <(virsh -q qemu-monitor-command "$1" --hmp 'xp /3dw 0x7e00' | tr -d '\r')
+    [[ $at_work -ne 4712 ]] || fail "the guest of $1 has no mtty"
+    [[ $at_work -eq 4711 && $came -gt $2 ]]
 }
 
 # --- time and processes -------------------------------------------------------

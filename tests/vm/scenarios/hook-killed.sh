@@ -15,9 +15,13 @@ released vm1 "$one" "$two"
 # where the command succeeds; its pid is in $hook.
 begun_until() {
     begin vm1
-    wait_for 60 "our prepare" our_hook prepare
-    hook=$(our_hook prepare)
+    wait_for 60 "our prepare" our_prepare
+    hook=$(our_hook prepare) || fail "virsh start ended before our prepare was seen: $(cat /run/virt-mdev-test.said)"
     wait_for 10 "prepare to come to where it waits" "$@" "$hook"
+}
+
+our_prepare() {
+    our_hook prepare || ended "$begun"
 }
 
 prepared() {

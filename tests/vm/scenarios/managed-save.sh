@@ -5,9 +5,7 @@ device=$(uuid 1)
 install_witness
 new_domain vm1
 device "$device" 'type="mtty-2" parent="mtty"'
-# mtty keeps no account of dirty pages, which QEMU otherwise insists on.
-qemu_argument -global vfio-pci.x-device-dirty-page-tracking=off
-qemu_argument -global vfio-pci.enable-migration=on
+migratable
 define
 start vm1
 runs_with vm1 "$device"
