@@ -76,6 +76,7 @@ stays vm1 "$device" "error: "
 peer "ip link set $interface up"
 
 step "and when nothing is in the way, it goes"
+virsh -q migrate-setmaxdowntime vm1 300
 virsh -q migrate --live vm1 qemu+tcp://"$far"/system tcp://"$far"
 released vm1 "$device"
 peer "runs_with vm1 $device; claimed vm1 $device; goes_on vm1 $characters; destroy vm1; released vm1 $device"
