@@ -111,7 +111,11 @@ pub fn label_nodes(context: Context<'_>, guard: &mut Guard<'_>, plan: &Plan) -> 
         let answers = guard.steps().iter().find(|entry| entry.step.device() == step.device());
         perform(context, guard, step, answers.and_then(|entry| entry.answers))?;
     }
-    Ok(())
+    let profile = plan.steps.iter().find_map(|planned| match &planned.step {
+        Step::Allow { profile, .. } => Some(profile),
+        _ => None,
+    });
+    Ok(profile.map_or(Ok(()), |profile| node::load(context.host, profile))?)
 }
 
 fn perform(

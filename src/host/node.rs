@@ -2,11 +2,16 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
 use super::{Host, Kind, Part, Trouble};
 use crate::backend;
 use crate::ids::{DeviceId, Node, Profile};
 use crate::labels::Label;
+use crate::words::{errno, printable};
+
+/// Where distributions have it.
+const PARSERS: [&str; 3] = ["usr/sbin/apparmor_parser", "sbin/apparmor_parser", "usr/bin/apparmor_parser"];
 
 /// More than libvirt's rules for one domain are.
 const MAX_RULES: u64 = 1024 * 1024;
@@ -57,7 +62,7 @@ pub fn put(host: &Host, node: &Node, label: &Label, only: Option<&Label>) -> Res
 }
 
 /// Where libvirt keeps what one domain may open, which the domain's profile includes. It is there when `start` is
-/// called; libvirt adds its own rules to it afterwards, loads the profile, and deletes both when the domain stops.
+/// called; libvirt may add rules of its own afterwards, and deletes both files when the domain stops.
 fn rules(host: &Host, profile: &Profile) -> PathBuf {
     host.path(&format!("etc/apparmor.d/libvirt/{profile}.files"))
 }
@@ -80,6 +85,34 @@ pub fn allow(host: &Host, profile: &Profile, node: &Node) -> Result<(), Trouble>
         return Ok(());
     }
     host.machine().append(&path, rule(node).as_bytes()).map_err(trouble)
+}
+
+/// Loads the domain's profile with the rules that it has now, where the kernel has AppArmor. libvirt itself does so
+/// after `start` only if it has something to add: 9.0 has nothing for a domain without disks and hostdevs.
+pub fn load(host: &Host, profile: &Profile) -> Result<(), Trouble> {
+    let path = host.path(&format!("etc/apparmor.d/libvirt/{profile}"));
+    if !host.exists("sys/kernel/security/apparmor")
+        || !host.exists(&format!("etc/apparmor.d/libvirt/{profile}"))
+    {
+        return Ok(());
+    }
+    let trouble = |error| Trouble::new("load the AppArmor profile", &path, error);
+    // As virt-aa-helper calls it, but for the environment that we were called in.
+    let Some(program) = PARSERS.iter().find(|parser| host.exists(parser)) else {
+        return Err(trouble(io::Error::other("there is no apparmor_parser")));
+    };
+    let mut parser = Command::new(host.path(program));
+    parser.arg("-r").arg(&path).env_clear().env("LC_ALL", "C").stdin(Stdio::null());
+    let output = parser
+        .output()
+        .map_err(|error| trouble(io::Error::other(format!("apparmor_parser: {}", errno(&error)))))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said = said.trim().lines().next_back().map(|said| printable(said).to_string());
+    let said = said.unwrap_or_else(|| output.status.to_string());
+    Err(trouble(io::Error::other(format!("apparmor_parser: {said}"))))
 }
 
 /// Takes such a rule out again. libvirt has mostly done so already.

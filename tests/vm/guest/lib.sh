@@ -170,7 +170,7 @@ migratable() {
 # moving NAME: its memory is on the way. From then on it crawls: a guest that this host
 # has no time for changes nothing either.
 moving() {
-    wait_for 60 "$1 to be on the way" iterates "$1"
+    wait_for 180 "$1 to be on the way" iterates "$1"
     virsh -q qemu-monitor-command "$1" --hmp 'migrate_set_parameter max-bandwidth 20k'
     peer "exists $(record_of "$1")"
 }
@@ -191,7 +191,7 @@ nothing_there() {
 # stays NAME UUID PART...: what was begun fails, its error contains every part, and the
 # domain goes on here as if nothing had been.
 stays() {
-    gives_up 120 "${@:3}"
+    gives_up 180 "${@:3}"
     runs_with "$1" "$2"
     goes_on "$1"
     claimed "$1" "$2"
