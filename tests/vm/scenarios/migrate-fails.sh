@@ -37,13 +37,13 @@ peer "rm $hooks/90-virt-mdev-test"
 step "QEMU there does not take what comes"
 virsh -q dumpxml --migratable vm1 | sed 's/enable-migration=on/enable-migration=off/' >/run/virt-mdev-test.xml
 begin_to_go vm1 --xml /run/virt-mdev-test.xml
-stays vm1 "$device" "error: "
+stays vm1 "$device" "load of migration failed"
 
 step "QEMU dies there while the domain is on the way"
 begin_to_go vm1
 moving vm1
 peer "kill -KILL \$(qemu_pid vm1)"
-stays vm1 "$device" "error: "
+stays vm1 "$device" "'migration out' failed"
 
 step "it is called off"
 begin_to_go vm1
@@ -53,26 +53,26 @@ stays vm1 "$device" "cancel"
 
 step "post-copy, which QEMU does not do with such a device"
 begin_to_go vm1 --postcopy
-stays vm1 "$device" "error: "
+stays vm1 "$device" "VFIO migration is not supported with postcopy"
 
 step "the other host's daemon is killed half-way"
 begin_to_go vm1
 moving vm1
 peer "systemctl kill --kill-whom=main --signal=KILL $daemon.service; virsh -q list --name"
-stays vm1 "$device" "error: "
+stays vm1 "$device" "'migration out' failed"
 
 step "the daemon here is killed half-way"
 begin_to_go vm1
 moving vm1
 systemctl kill --kill-whom=main --signal=KILL "$daemon.service"
-stays vm1 "$device" "error: "
+stays vm1 "$device" "nd of file"
 
 step "the network is cut half-way"
 begin_to_go vm1 --p2p
 moving vm1
 interface=$(peer "ip -brief address show to $far | cut -d' ' -f1")
 peer "ip link set $interface down"
-stays vm1 "$device" "error: "
+stays vm1 "$device" "client socket is closed"
 peer "ip link set $interface up"
 
 step "and when nothing is in the way, it goes"
