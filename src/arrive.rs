@@ -255,11 +255,18 @@ pub fn arrive(
     let whole = (&domain, text(xml)?);
     let mut patience = Patience::new(host, records, config.waits);
     let mut given_up: Vec<Parent> = Vec::new();
-    let mut cleared = false;
+    let (mut cleared, mut gives_way) = (false, false);
     loop {
         let mut sights = Vec::new();
-        match arrive_now(context, config, whole, caller, &given_up, &mut sights) {
-            Ok(rewritten) => return Ok(rewritten),
+        match arrive_now(context, config, whole, caller, &given_up, gives_way, &mut sights) {
+            Ok(Arrived::As(xml)) => return Ok(xml),
+            // As at a prepare: what a dead start left is no reason for another device.
+            Ok(Arrived::Taken(devices)) => {
+                gives_way = true;
+                for device in &devices {
+                    reap::make_room(context, &domain.uuid, Some(device), &[])?;
+                }
+            }
             Err(refusal @ (Refusal::NoRoom { .. } | Refusal::ClaimedByOther { .. })) if !cleared => {
                 cleared = true;
                 let device = match &refusal {
@@ -286,20 +293,32 @@ pub fn arrive(
     }
 }
 
-/// The same, with what is there now.
+/// What has been found out about a domain that comes.
+enum Arrived {
+    /// It can be here, as this XML if as another one.
+    As(Option<String>),
+    /// It can, but not with these devices.
+    Taken(Vec<DeviceId>),
+}
+
+/// The same, with what is there now. `gives_way`: with other devices than its own, if need be.
 fn arrive_now(
     context: Context<'_>,
     config: Config,
     domain: (&Domain, &str),
     caller: Option<Process>,
     given_up: &[Parent],
+    gives_way: bool,
     sights: &mut Vec<Sight>,
-) -> Result<Option<String>, Refusal> {
+) -> Result<Arrived, Refusal> {
     let records = context.records;
     let has_functions = domain.0.wanted.iter().any(|wanted| wanted.uuid.is_none());
     // Of two domains that come at once each is to see what the other has been given.
     let _lock = if has_functions { Some(records.lock_reservations(context.waits.lock)?) } else { None };
     let arrival = look(context.host, config, domain, caller, given_up, sights)?;
+    if !gives_way && !arrival.changes.is_empty() {
+        return Ok(Arrived::Taken(arrival.changes.into_iter().map(|change| change.from).collect()));
+    }
     for note in &arrival.plan.notes {
         log::warn!("{note}");
     }
@@ -315,5 +334,5 @@ fn arrive_now(
             }
         }
     }
-    Ok((!arrival.changes.is_empty()).then_some(arrival.xml))
+    Ok(Arrived::As((!arrival.changes.is_empty()).then_some(arrival.xml)))
 }
