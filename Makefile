@@ -205,7 +205,7 @@ install: ## into DESTDIR, below PREFIX=/usr and SYSCONFDIR=/etc (libvirtd's AppA
 	test $(UDEV_DIR) = /usr/lib/udev || \
 	    sed -i 's|"$(UDEV_PROGRAM)|"$(UDEV_DIR)/$(UDEV_PROGRAM)|' $(DESTDIR)$(UDEV_DIR)/rules.d/$(UDEV_RULES)
 	install -D -m 0644 -t $(DESTDIR)$(UNITS_DIR) $(UNITS)
-	sed -i 's|/usr/bin/|$(PREFIX)/bin/|' $(DESTDIR)$(UNITS_DIR)/*.service
+	sed -i 's|/usr/bin/|$(PREFIX)/bin/|' $(addprefix $(DESTDIR)$(UNITS_DIR)/,$(filter %.service,$(notdir $(UNITS))))
 	install -D -m 0644 -t $(DESTDIR)$(TMPFILES_DIR) $(TMPFILES)
 	for manual in $(MANUALS); do \
 	    install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man$${manual##*.} $$manual || exit; done
