@@ -95,14 +95,8 @@ impl Config {
     /// Reads the host's configuration; without a file all defaults hold. The second value lists the keys that we do
     /// not know, each as a sentence.
     pub fn load(host: &Host) -> Result<(Self, Vec<String>), Refusal> {
-        let path = host.path(PATH);
-        match host.read_if_there(PATH) {
-            Ok(None) => Ok((Self::default(), Vec::new())),
-            Ok(Some(text)) => {
-                Self::parse(&text).map_err(|why| Refusal::Config { path: path.display().to_string(), why })
-            }
-            Err(trouble) => Err(trouble.into()),
-        }
+        Self::parse(&host.text(PATH)?)
+            .map_err(|why| Refusal::Config { path: host.path(PATH).display().to_string(), why })
     }
 
     /// For a release, which nothing may stop: what cannot be understood keeps its default.
@@ -168,7 +162,11 @@ impl Config {
             "wait.release" => self.waits.release = duration(value).ok_or_else(|| bad(DURATION))?,
             "wait.parent" => self.waits.parent = duration(value).ok_or_else(|| bad(DURATION))?,
             "wait.udev" => self.waits.udev = duration(value).ok_or_else(|| bad(DURATION))?,
-            "wait.driver" => self.waits.driver = duration(value).ok_or_else(|| bad(DURATION))?,
+            "wait.driver" => {
+                // Without any, no start would succeed, and no release would end.
+                let limit = duration(value).filter(|limit| !limit.is_zero());
+                self.waits.driver = limit.ok_or_else(|| bad("a time above 0, like \"30s\""))?;
+            }
             "wait.lock" => self.waits.lock = duration(value).ok_or_else(|| bad(DURATION))?,
             _ => {}
         }

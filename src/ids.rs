@@ -36,7 +36,7 @@ fn parse_component(text: &str) -> Result<(), Malformed> {
         Err(Malformed("longer than 255 bytes"))
     } else if text == "." || text == ".." || text.contains('/') {
         Err(Malformed("a path is not allowed here"))
-    } else if text.chars().any(char::is_control) {
+    } else if text.chars().any(crate::words::is_order) {
         Err(Malformed("has a control character"))
     } else {
         Ok(())
@@ -290,6 +290,9 @@ const MODEL_FILES: [&str; 4] = ["remove", "online", "uevent", "driver_override"]
 const MODEL_DIRS: [&str; 6] = ["power", "driver", "iommu_group", "mdev_type", "subsystem", "vfio-dev"];
 
 fn parse_attribute(text: &str) -> Result<(), Malformed> {
+    if text.len() > NAME_MAX {
+        return Err(Malformed("longer than 255 bytes"));
+    }
     if text.starts_with('/') {
         return Err(Malformed("an absolute path is not an attribute of the device"));
     }
@@ -329,7 +332,7 @@ mod tests {
 
     #[test]
     fn components_stay_where_they_are() {
-        for bad in ["", ".", "..", "../../x", "a/b", "a\0b", "a\nb", "\u{1b}[31m"] {
+        for bad in ["", ".", "..", "../../x", "a/b", "a\0b", "a\nb", "\u{1b}[31m", "a\u{202e}b"] {
             assert!(Parent::parse(bad).is_err(), "{bad:?}");
             assert!(TypeWish::parse(bad).is_err(), "{bad:?}");
         }
@@ -364,6 +367,7 @@ mod tests {
         ] {
             assert!(AttributeName::parse(bad).is_err(), "{bad:?}");
         }
+        assert!(AttributeName::parse("a/".repeat(200).trim_end_matches('/')).is_err());
     }
 
     #[test]

@@ -24,7 +24,9 @@ pub fn left(offer: &Offer, taken: &Taken) -> Option<u32> {
 pub fn order<'a>(offers: &'a [Offer], placement: Placement, taken: &Taken) -> Vec<&'a Offer> {
     let mut room: BTreeMap<&str, u32> = BTreeMap::new();
     for offer in offers {
-        *room.entry(&offer.card).or_default() += left(offer, taken).unwrap_or(0);
+        let room = room.entry(&offer.card).or_default();
+        // Some drivers print -1 as a u32 where they know no limit.
+        *room = room.saturating_add(left(offer, taken).unwrap_or(0));
     }
     let mut fitting: Vec<&Offer> = offers.iter().filter(|offer| left(offer, taken) != Some(0)).collect();
     fitting.sort_by_key(|offer| {

@@ -27,6 +27,13 @@ pub fn for_shell(name: &str, uuid: &DomainUuid) -> String {
     if is_plain { name.to_owned() } else { uuid.to_string() }
 }
 
+/// A character that a terminal or a journal could obey. U+2028 and the bidirectional controls are not `is_control` but
+/// break or turn a line all the same.
+pub(crate) fn is_order(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 struct Printable<'a>(&'a str, usize);
 
 impl fmt::Display for Printable<'_> {
@@ -35,9 +42,7 @@ impl fmt::Display for Printable<'_> {
             if at == self.1 {
                 return f.write_str("…");
             }
-            // U+2028 and the bidirectional controls are not `is_control` but break or turn a line all the same.
-            let turns = matches!(c, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-            if c.is_control() || turns {
+            if is_order(c) {
                 write!(f, "{}", c.escape_default())?;
             } else {
                 fmt::Write::write_char(f, c)?;

@@ -1,4 +1,4 @@
-//! The door that udev opens, by `60-virt-mdev.rules`: `virt-mdev-udev [--apply]`, the event in the environment.
+//! The door that udev opens, by `60-virt-mdev.rules`: `virt-mdev-udev [--apply|--gone|--arrived]`, the event in the environment.
 
 use std::process::ExitCode;
 

@@ -103,7 +103,11 @@ pub fn offers(host: &Host, parent: &Parent, wish: &TypeWish) -> Result<Vec<Offer
         if host.kind(&type_path(parent, &id))?.is_some() { vec![id] } else { type_ids(host, parent)? };
     let mut offers = Vec::new();
     for kind in kinds {
-        let name = type_name(host, parent, &kind)?;
+        // One that cannot say its name is no reason against the others, and by its id it is found all the same.
+        let name = type_name(host, parent, &kind).unwrap_or_else(|trouble| {
+            log::warn!("{trouble}");
+            None
+        });
         let Some(fit) = wish.matches(&kind, name.as_deref()) else { continue };
         let place = Place {
             backend: Backend::Mdev,

@@ -10,6 +10,7 @@ use crate::ids::{AttributeName, DeviceId, MdevUuid, Parent, PciAddress, TypeWish
 use crate::refusal::Absent;
 use crate::seen::{Existing, Offer};
 use crate::step::Place;
+use crate::words::escaped;
 
 pub mod listing;
 pub mod mdev;
@@ -125,7 +126,7 @@ impl Backend {
         };
         Ok(types
             .into_iter()
-            .map(|(id, name)| name.map_or_else(|| id.clone(), |name| format!("{id} \"{name}\"")))
+            .map(|(id, name)| name.map_or_else(|| id.clone(), |name| format!("{id} \"{}\"", escaped(&name))))
             .collect())
     }
 }

@@ -82,7 +82,8 @@ pub fn offers(host: &Host, parent: &Parent, wish: &TypeWish, named: bool) -> Res
             place,
         }
     };
-    if listing.rows.is_empty() && named {
+    // Rows that cannot be understood are a table all the same.
+    if listing.rows.is_empty() && listing.warnings.is_empty() && named {
         return Ok(vec![Offer { id_argument: None, ..offer(wish.as_id(), Match::Unchecked, None, None) }]);
     }
     Ok(listing

@@ -143,10 +143,9 @@ fn in_words(program: &str, errors: &str, status: &str) -> Failure {
     }
 }
 
-/// Whole, unlike what [`crate::words::printable`] makes of outside text: here the end is the cause.
+/// Whole: here the end is the cause.
 fn shown(text: &str) -> String {
-    let text = text.chars().map(|c| if c == '\t' { ' ' } else { c });
-    text.flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+    crate::words::escaped(&text.replace('\t', " "))
 }
 
 #[cfg(test)]

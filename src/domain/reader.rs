@@ -32,7 +32,8 @@ pub(super) enum At {
     Metadata,
     OurDevices,
     OurDevice,
-    OurLeaf,
+    /// An `<attribute>` or `<argument>`, by its name.
+    OurLeaf(&'static str),
     Devices,
     Hostdev,
     Source,
@@ -235,7 +236,7 @@ impl Found {
             }
             // An element without a namespace below ours can only be meant as ours: `virsh metadata --set` leaves
             // the children of what it is given without one.
-            (At::OurDevices | At::OurDevice | At::OurLeaf, _)
+            (At::OurDevices | At::OurDevice | At::OurLeaf(_), _)
                 if in_namespace(reader, start, NAMESPACE) || in_namespace(reader, start, "") =>
             {
                 self.our_element(parent, reader, start)?
@@ -286,23 +287,24 @@ impl Found {
                 if let Some(device) = self.wanted.last_mut() {
                     device.add_attribute(&attributes(reader, start, true)?)?;
                 }
-                Ok(At::OurLeaf)
+                Ok(At::OurLeaf("attribute"))
             }
             (At::OurDevice, b"argument") => {
                 if let Some(device) = self.wanted.last_mut() {
                     device.add_argument(&attributes(reader, start, true)?)?;
                 }
-                Ok(At::OurLeaf)
+                Ok(At::OurLeaf("argument"))
             }
             (At::OurDevice, _) => Err(unknown_element("device", start, &["attribute", "argument"])),
-            _ => Err(unknown_element("attribute", start, &[])),
+            (At::OurLeaf(name), _) => Err(unknown_element(name, start, &[])),
+            _ => Ok(At::Elsewhere),
         }
     }
 
     fn add(&mut self, at: Option<&At>, text: &str) -> Result<(), Refusal> {
         match at {
             Some(At::Name | At::Uuid | At::Memory | At::Label | At::Imagelabel) => self.text.push_str(text),
-            Some(At::OurDevices | At::OurDevice | At::OurLeaf) if !text.trim().is_empty() => {
+            Some(At::OurDevices | At::OurDevice | At::OurLeaf(_)) if !text.trim().is_empty() => {
                 return Err(Refusal::StrayText(text.trim().to_owned()));
             }
             _ => {}

@@ -90,12 +90,11 @@ pub(super) fn value<'a>(given: &'a Given, name: &str) -> Option<&'a str> {
 impl Wanted {
     /// A `<device>` from its XML attributes.
     pub(super) fn parse(given: &Given) -> Result<Self, Refusal> {
-        let mut fields = Fields::new("device", given, &DEVICE)?;
+        // Which device it is, for the message, if it says that.
+        let known = value(given, "uuid").and_then(|uuid| MdevUuid::parse(uuid).ok());
+        let element = known.map_or_else(|| "<device>".to_owned(), |uuid| format!("<device uuid=\"{uuid}\">"));
+        let fields = Fields::new(element, given, &DEVICE)?;
         let uuid = fields.optional("uuid", |text| MdevUuid::parse(text).map_err(|bad| bad.to_string()))?;
-        // From here on the message can say which device.
-        if let Some(uuid) = &uuid {
-            fields.element = format!("<device uuid=\"{uuid}\">");
-        }
         let yes_or_no = |text: &str| match text {
             "yes" => Ok(true),
             "no" => Ok(false),
@@ -126,8 +125,7 @@ impl Wanted {
 
     /// An `<attribute>` child of this device.
     pub(super) fn add_attribute(&mut self, given: &Given) -> Result<(), Refusal> {
-        let mut fields = Fields::new("attribute", given, &ATTRIBUTE)?;
-        fields.element = format!("<attribute> of {}", self.words());
+        let fields = Fields::new(format!("<attribute> of {}", self.words()), given, &ATTRIBUTE)?;
         let name =
             fields.required("name", |text| AttributeName::parse(text).map_err(|bad| bad.to_string()))?;
         let value = fields.required("value", Attribute::parse_value)?;
@@ -137,8 +135,7 @@ impl Wanted {
 
     /// An `<argument>` child of this device. Arguments are joined by commas, so none may hold one.
     pub(super) fn add_argument(&mut self, given: &Given) -> Result<(), Refusal> {
-        let mut fields = Fields::new("argument", given, &ATTRIBUTE)?;
-        fields.element = format!("<argument> of {}", self.words());
+        let fields = Fields::new(format!("<argument> of {}", self.words()), given, &ATTRIBUTE)?;
         let clean = |text: &str, forbidden: &[char]| {
             if text.len() > MAX_VALUE {
                 Err("longer than any argument list".to_owned())
@@ -167,12 +164,19 @@ impl Wanted {
     }
 }
 
+/// More than a person would name of any host's.
+const MAX_PARENTS: usize = 1024;
+
 /// Several parents are separated by blanks or commas, as in `parent="0000:86:00.0 0000:87:00.0"`.
 fn parse_parents(text: &str) -> Result<Vec<Parent>, String> {
     let mut parents = Vec::new();
     for word in text.split([' ', ',', '\t', '\n']).filter(|word| !word.is_empty()) {
         let parent = Parent::parse(word).map_err(|bad| bad.to_string())?;
         if !parents.contains(&parent) {
+            // Each is compared with all before it.
+            if parents.len() == MAX_PARENTS {
+                return Err(format!("names more than {MAX_PARENTS} parents"));
+            }
             parents.push(parent);
         }
     }
@@ -185,16 +189,28 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    fn new(element: &str, given: &'a Given, known: &[&str]) -> Result<Self, Refusal> {
-        match given.iter().find(|(name, _)| !known.contains(&name.as_str())) {
-            Some((name, value)) => Err(Refusal::UnknownAttribute {
-                element: format!("<{element}>"),
+    fn new(element: String, given: &'a Given, known: &[&str]) -> Result<Self, Refusal> {
+        if let Some((name, value)) = given.iter().find(|(name, _)| !known.contains(&name.as_str())) {
+            return Err(Refusal::UnknownAttribute {
+                element,
                 attribute: name.clone(),
                 value: value.clone(),
                 meant: nearest(name, known.iter().copied()),
                 known: known.join(", "),
+            });
+        }
+        // XML allows `type` beside `mdev:type`, which are one to us.
+        let stood_before = |(at, (name, _)): &(usize, &(String, String))| {
+            given.iter().take(*at).any(|(other, _)| other == name)
+        };
+        match given.iter().enumerate().find(stood_before) {
+            None => Ok(Self { element, given }),
+            Some((_, (name, value))) => Err(Refusal::BadValue {
+                element,
+                attribute: name.clone(),
+                value: value.clone(),
+                why: "given twice".to_owned(),
             }),
-            None => Ok(Self { element: format!("<{element}>"), given }),
         }
     }
 
@@ -230,6 +246,13 @@ mod tests {
     fn section(element: &str) -> &'static str {
         let (_, rest) = MANUAL.split_once(&format!(".Ss <{element}>\n")).unwrap();
         rest.split("\n.Ss ").next().unwrap()
+    }
+
+    #[test]
+    fn a_list_of_parents_has_an_end() {
+        let names = |number: usize| (0..number).map(|at| format!("p{at} ")).collect::<String>();
+        assert_eq!(parse_parents(&names(MAX_PARENTS)).map(|parents| parents.len()), Ok(MAX_PARENTS));
+        assert!(parse_parents(&names(MAX_PARENTS + 1)).is_err());
     }
 
     #[test]

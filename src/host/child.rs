@@ -22,6 +22,9 @@ use crate::step::Step;
 /// four arguments, so no domain's name can be mistaken for it.
 const FLAG: &str = "--perform-step";
 
+/// The exit status of a panic; as an errno it is the network's.
+const PANICKED: i32 = 101;
+
 /// How the child ended.
 #[derive(Debug)]
 pub enum Outcome {
@@ -50,6 +53,9 @@ pub fn perform(step: &Step, limit: Duration) -> io::Result<Outcome> {
         if let Some(status) = child.try_wait()? {
             return Ok(match status.code() {
                 Some(0) => Outcome::Done,
+                Some(PANICKED) => {
+                    Outcome::Failed(io::Error::other("a defect of virt-mdev ended the writing process"))
+                }
                 Some(errno) => Outcome::Failed(io::Error::from_raw_os_error(errno)),
                 None => Outcome::Failed(io::Error::other("the writing process was killed")),
             });

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use super::{Host, Kind, Part, Trouble};
+use super::{Host, Kind, Part, Trouble, progress};
 use crate::backend;
 use crate::ids::{DeviceId, Node, Profile};
 use crate::labels::Label;
@@ -102,6 +102,7 @@ pub fn load(host: &Host, profile: &Profile) -> Result<(), Trouble> {
         return Err(trouble(io::Error::other("there is no apparmor_parser")));
     };
     let mut parser = Command::new(host.path(program));
+    progress::tell("load the AppArmor profile", &path);
     parser.arg("-r").arg(&path).env_clear().env("LC_ALL", "C").stdin(Stdio::null());
     let output = parser
         .output()

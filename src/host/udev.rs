@@ -35,7 +35,6 @@ impl Watch {
     /// Waits until udev has dealt with the VFIO group of each device and with its own node, or until `limit` has passed; says whether it
     /// has.
     pub fn wait(self, host: &Host, devices: &[DeviceId], limit: Duration) -> bool {
-        waiting(limit);
         let deadline = Instant::now() + limit;
         let mut nodes = Vec::new();
         for device in devices {
@@ -44,6 +43,8 @@ impl Watch {
             let own = host.names(&format!("{directory}/vfio-dev")).unwrap_or_default();
             nodes.extend(group.into_iter().chain(own).map(|name| (name, device.to_string())));
         }
+        // Noted last: what is looked at above is not what blocks.
+        waiting(limit);
         loop {
             for event in self.socket.iter() {
                 if event.event_type() == udev::EventType::Add {

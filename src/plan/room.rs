@@ -20,8 +20,8 @@ pub(super) fn no_room(
     taken: &Taken,
 ) -> Refusal {
     let parents: Vec<String> = offers.iter().map(|offer| offer.place.parent.to_string()).collect();
-    let free: u32 = offers.iter().filter_map(|offer| offer.free).sum();
-    let max: Option<u32> = offers.iter().map(|offer| offer.max).sum();
+    let free: u64 = offers.iter().filter_map(|offer| offer.free).map(u64::from).sum();
+    let max: Option<u64> = offers.iter().map(|offer| offer.max.map(u64::from)).sum();
     let of = max.map(|max| format!(" of {max}")).unwrap_or_default();
     let own: u32 = offers.iter().filter_map(|offer| taken.get(&offer.place)).sum();
     let mut hint = None;
@@ -74,10 +74,10 @@ pub(super) fn relocate(request: &Request, sight: &Sight) -> Option<String> {
 
 /// The cards that were not named and have room: `0000:87:00.0 has 1 left`.
 fn elsewhere(offers: &[Offer]) -> Option<String> {
-    let mut cards: BTreeMap<&str, Option<u32>> = BTreeMap::new();
+    let mut cards: BTreeMap<&str, Option<u64>> = BTreeMap::new();
     for offer in offers.iter().filter(|offer| offer.free != Some(0)) {
         let room = cards.entry(&offer.card).or_insert(Some(0));
-        *room = room.and_then(|room| Some(room + offer.free?));
+        *room = room.and_then(|room| Some(room + u64::from(offer.free?)));
     }
     let words: Vec<String> = cards
         .iter()

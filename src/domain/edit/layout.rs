@@ -325,9 +325,13 @@ impl Found {
         if in_argument {
             // The same UUID may stand in an id= before it.
             let argument = text.get(value.clone()).unwrap_or_default().to_ascii_lowercase();
-            let (before, after) = argument.split_once("sysfsdev").unwrap_or_default();
-            let Some(found) = after.find(&uuid.to_string()) else { return };
-            let from = value.start + before.len() + "sysfsdev".len() + found;
+            // Of JSON the quote may be spelt as an entity.
+            let option = ["sysfsdev=", "sysfsdev\"", "sysfsdev&quot;", "sysfsdev&#34;", "sysfsdev&#x22;"];
+            let Some(at) = option.iter().find_map(|option| argument.find(option)) else { return };
+            let Some(found) = argument.get(at..).and_then(|rest| rest.find(&uuid.to_string())) else {
+                return;
+            };
+            let from = value.start + at + found;
             value = from..from + uuid.to_string().len();
         }
         self.uuids.push((uuid.clone(), Place { value, in_argument }));

@@ -194,7 +194,7 @@ fn every_place_that_names_a_uuid_gets_the_new_one() {
             "<domain xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'>{HEAD}<metadata><d:devices xmlns:d='urn:virt-mdev:domain:1'>\
              <d:device type='{OTHER}' uuid='{a}'/><device uuid=\"{b}\" type='t'/></d:devices></metadata><!-- {UUID} -->\
              <devices><hostdev mode='subsystem' type='mdev' model='vfio-pci'><source><address uuid='{a}'/></source></hostdev></devices>\
-             <q:commandline><q:arg value='-device'/><q:arg value='vfio-pci,id={OTHER},sysfsdev=/sys/bus/mdev/devices/{b}'/>\
+             <q:commandline><q:arg value='-device'/><q:arg value='vfio-pci,id=sysfsdev-{OTHER},sysfsdev=/sys/bus/mdev/devices/{b}'/>\
              <q:arg value='-device'/><q:arg value='{{&quot;sysfsdev&quot;:&quot;/sys/bus/mdev/devices/{b}&quot;}}'/><q:arg value='{OTHER}'/></q:commandline></domain>"
         )
     };
