@@ -2,8 +2,6 @@
 //! functions that it chooses are set aside. No device is made: a domain that migrates offline is never prepared, nor
 //! released.
 
-use std::time::Duration;
-
 use crate::arrival::{self, Change, Functions};
 use crate::backend::{self, Backend, nvidia};
 use crate::config::Config;
@@ -14,7 +12,7 @@ use crate::host::daemon::Process;
 use crate::host::{Host, Trouble, see};
 use crate::ids::{DeviceId, Parent, PciAddress};
 use crate::plan::{self, Plan};
-use crate::ready::{Awaited, Patience};
+use crate::ready::{Patience, unless_late};
 use crate::reap;
 use crate::record::{Phase, Records};
 use crate::refusal::Refusal;
@@ -228,12 +226,11 @@ fn functions(
             here.known.extend(Backend::Nvidia.known(host, &function).unwrap_or_default());
         }
         let device = DeviceId::Vf(address.clone());
-        let reserved = records.reserved(&device)?.filter(|other| *other != domain.uuid);
-        if used(&address) || reserved.is_some() || records.owner(&device)?.is_some() {
+        if used(&address) || !records.is_free(&device, Some(&domain.uuid))? {
             continue;
         }
         for offer in offers {
-            if nvidia::free(host, &offer.place)? > 0 {
+            if nvidia::free(host, &offer.place).is_ok_and(|free| free > 0) {
                 here.free.push(offer);
             }
         }
@@ -267,28 +264,26 @@ pub fn arrive(
                     reap::make_room(context, &domain.uuid, Some(device), &[])?;
                 }
             }
-            Err(refusal @ (Refusal::NoRoom { .. } | Refusal::ClaimedByOther { .. })) if !cleared => {
-                cleared = true;
+            Err(refusal) => {
                 let device = match &refusal {
                     Refusal::ClaimedByOther { uuid, .. } => Some(uuid),
                     _ => None,
                 };
+                let is_taken = device.is_some() || matches!(refusal, Refusal::NoRoom { .. });
                 // As at a prepare: what a dead start left may not stand in the way.
-                if !reap::make_room(context, &domain.uuid, device, &sights)? {
-                    return Err(refusal);
+                if is_taken && !cleared && reap::make_room(context, &domain.uuid, device, &sights)? {
+                    cleared = true;
+                    continue;
                 }
+                cleared = false;
+                patience.outlast(unless_late(refusal, &sights), |missing| {
+                    let can = given_up.is_empty() && domain.clone().relocate(missing);
+                    if can {
+                        given_up = missing.to_vec();
+                    }
+                    can
+                })?;
             }
-            Err(refusal) => match refusal.awaited() {
-                Some(awaited) if patience.wait(awaited) => {}
-                // What is only late is waited for first.
-                Some(Awaited::Parents(missing))
-                    if given_up.is_empty() && domain.clone().relocate(missing) =>
-                {
-                    given_up.clone_from(missing);
-                }
-                Some(_) if config.waits.parent > Duration::ZERO => return Err(refusal.after_waiting()),
-                _ => return Err(refusal),
-            },
         }
     }
 }

@@ -126,7 +126,7 @@ fn perform(
 ) -> Result<(), Refusal> {
     match step {
         Step::Create { device, place, keep, otherwise } => {
-            let mut refused = None;
+            let mut refused = Vec::new();
             // The places of one card follow one another: its lock is taken once for all of them, so that of many
             // prepares at once each waits for a card once.
             let mut locked: Option<(String, Lock)> = None;
@@ -137,14 +137,25 @@ fn perform(
                     locked = Some((card.clone(), context.records.lock_card(&card, context.waits.lock)?));
                 }
                 match create(context, guard, device, place, *keep, answers)? {
-                    Tried::Made => return Ok(()),
-                    Tried::Full => {}
-                    Tried::Refused(refusal) => refused = refused.or(Some(refusal)),
+                    Tried::Made => {
+                        for refusal in refused {
+                            log::warn!(VIRT_MDEV_UUID:% = device; "{refusal}");
+                        }
+                        return Ok(());
+                    }
+                    Tried::Full => {
+                        log::info!(VIRT_MDEV_UUID:% = device; "{place} has no room for {device} after all");
+                    }
+                    Tried::Refused(refusal) => refused.push(refusal),
                 }
-                log::info!(VIRT_MDEV_UUID:% = device; "{place} has no room for {device} after all");
             }
             drop(locked);
-            Err(match refused {
+            let mut refused = refused.into_iter();
+            let first = refused.next();
+            for refusal in refused {
+                log::warn!(VIRT_MDEV_UUID:% = device; "{refusal}");
+            }
+            Err(match first {
                 Some(refusal) => refusal,
                 None => no_room(context, place)?,
             })
@@ -187,9 +198,9 @@ fn perform(
             guard.done();
             Ok(())
         }
-        Step::Online { device } | Step::Offline { device } => {
+        Step::Online { device } => {
             guard.intend(step.clone(), answers)?;
-            backend::set_online(context.host, device, matches!(step, Step::Online { .. }))
+            backend::set_online(context.host, device, true)
                 .map_err(|trouble| Refusal::Online { uuid: device.clone(), why: trouble.to_string() })?;
             guard.done();
             Ok(())
@@ -202,13 +213,10 @@ fn perform(
         Step::Allow { node, profile, .. } => {
             once(guard, step, answers, || node::allow(context.host, profile, node))
         }
-        Step::Unlabel { node, label, was, .. } => {
-            Ok(node::put(context.host, node, was, Some(label)).map(drop)?)
+        // The way back is `undo`'s: it asks first whose the device is and who has it open.
+        Step::Offline { .. } | Step::Unlabel { .. } | Step::Withdraw { .. } | Step::Destroy { .. } => {
+            Err(Refusal::Io { what: format!("cannot {step}"), why: "no plan takes anything away".to_owned() })
         }
-        Step::Withdraw { node, profile, .. } => Ok(node::withdraw(context.host, profile, node)?),
-        Step::Destroy { device, place } => undo::destroy(context, device, place, false, undo::CHILD, None)
-            .map(|_| ())
-            .map_err(|why| Refusal::Remove { uuid: device.clone(), why: why.to_string() }),
     }
 }
 
@@ -293,13 +301,21 @@ fn create(
             if !trouble.is(Errno::EXIST) && !matches!(backend::located(context.host, device), Ok(None)) {
                 return Err(refusal(format!("the driver made it and failed: {trouble}")));
             }
-            guard.unclaim(device)?;
+            // Before the claim goes: whoever finds the step takes away what is there.
             guard.forget_last();
+            if trouble.is(Errno::EXIST) {
+                guard.save()?;
+            }
+            // What was written before it was to be made stays claimed until that is put back.
+            if !guard.steps().iter().any(|entry| entry.step.device() == device) {
+                guard.unclaim(device)?;
+            }
             if trouble.is(Errno::EXIST) {
                 let (uuid, place) = (device.clone(), Box::new(place.clone()));
                 return Err(Refusal::MadeMeanwhile { uuid, place, why: trouble.to_string() });
             }
-            if trouble.is(Errno::NOSPC) {
+            // EUSERS is the kernel's own word for it, where a driver only says how many there may be (`mdev_device_create`).
+            if trouble.is(Errno::NOSPC) || trouble.is(Errno::USERS) {
                 return Ok(Tried::Full);
             }
             Ok(Tried::Refused(refusal(trouble.to_string())))

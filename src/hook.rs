@@ -66,7 +66,7 @@ fn never_fail(call: &Call, act: impl FnOnce() -> Result<(), Refusal>) -> ExitCod
     match catch_unwind(AssertUnwindSafe(act)) {
         Ok(Ok(())) => {}
         Ok(Err(refusal)) => refuse(&call.name, &refusal),
-        Err(_) => log_defect(call),
+        Err(_) => tell(call, || log_defect(call)),
     }
     ExitCode::SUCCESS
 }
@@ -128,10 +128,11 @@ fn delegate(call: &Call, limit: Duration, work: impl FnOnce() -> Result<(), Refu
             }
         }
     });
-    match ended.map_err(|error| worker(format!("could not be started: {}", errno(&error))))? {
+    let not_started = |error| in_journal(call, worker(format!("could not be started: {}", errno(&error))));
+    match ended.map_err(not_started)? {
         Ended::Exited(status) if status.success() => Ok(()),
         Ended::Exited(status) if status.code() == Some(REFUSED) => Err(Refusal::Told),
-        Ended::Exited(status) => Err(worker(format!("ended with {status}"))),
+        Ended::Exited(status) => Err(in_journal(call, worker(format!("ended with {status}")))),
         Ended::Blocked(doing) => Err(in_journal(call, Refusal::Blocked { doing, limit })),
     }
 }
@@ -150,20 +151,26 @@ fn forgiving(
 /// How long the journal may take for a line.
 const TELLING: Duration = Duration::from_secs(2);
 
-/// Tells the journal of a refusal that no worker has told. In one, since whoever writes there waits while it is full.
+/// Tells the journal of a refusal that no worker has told.
 fn in_journal(call: &Call, refusal: Refusal) -> Refusal {
+    tell(call, || log_refusal(&refusal));
+    refusal
+}
+
+/// Tells the journal what no worker has told. In one, since whoever writes there waits while it is full.
+fn tell(call: &Call, what: impl FnOnce()) {
     let tell = || {
         journal::start(&call.name);
-        log_refusal(&refusal);
+        what();
         0
     };
     // Without memory for it, stderr has to do.
     let _ = worker::run(TELLING, tell);
-    refusal
 }
 
 fn begin_prepare(host: &Host, call: &Call, caller: Option<Process>) -> Result<(), Refusal> {
-    let domain = Domain::read(&read_stdin(MAX_XML + 1))?;
+    let xml = read_stdin(MAX_XML + 1);
+    let Some(domain) = read_domain(host, &xml)? else { return Ok(()) };
     if domain.is_plain() {
         // What an earlier run left is cleared up, and stops nobody who wants nothing.
         if Records::new(host).has(&domain.uuid) {
@@ -189,10 +196,18 @@ fn begin_prepare(host: &Host, call: &Call, caller: Option<Process>) -> Result<()
     })
 }
 
+/// Nothing where the XML is not to our taste, and we are switched off: then nobody asks for our taste.
+fn read_domain(host: &Host, xml: &[u8]) -> Result<Option<Domain>, Refusal> {
+    match Domain::read(xml) {
+        Err(_) if Config::load(host).is_ok_and(|(config, _)| !config.enabled) => Ok(None),
+        read => read.map(Some),
+    }
+}
+
 /// A domain comes from another host, or out of a file.
 fn begin_arrive(host: &Host, call: &Call) -> Result<(), Refusal> {
     let xml = read_stdin(MAX_XML + 1);
-    if Domain::read(&xml)?.is_plain() {
+    if read_domain(host, &xml)?.is_none_or(|domain| domain.is_plain()) {
         return Ok(());
     }
     let (config, _) = Config::load(host)?;

@@ -9,13 +9,11 @@ use crate::ids::DeviceId;
 use crate::record::{Record, Records, State};
 use crate::step::Place;
 
-/// Whose lock is held for longer is at the device itself, and will see that it has gone.
-const LIMIT: Duration = Duration::from_secs(1);
-
 const MOMENT: Duration = Duration::from_millis(20);
 
-/// Looks whose it was. One that no domain has costs a single system call.
-pub fn look(host: &Host, device: &DeviceId) -> Result<(), Trouble> {
+/// Looks whose it was. One that no domain has costs a single system call. `limit`: for the domain's lock, which a driver
+/// that answers slowly may keep; what is not noted here is taken for ours if it comes back.
+pub fn look(host: &Host, device: &DeviceId, limit: Duration) -> Result<(), Trouble> {
     let records = Records::new(host);
     if !records.is_claimed(device) {
         return Ok(());
@@ -32,7 +30,7 @@ pub fn look(host: &Host, device: &DeviceId) -> Result<(), Trouble> {
         record.devices().any(lost)
     };
     let Some(record) = records.of_device(device)?.filter(has) else { return Ok(()) };
-    let mut guard = records.lock(&record.domain.uuid, LIMIT)?;
+    let mut guard = records.lock(&record.domain.uuid, limit)?;
     if guard.record().is_some_and(has) {
         journal::start(&record.domain.name);
         log::error!(

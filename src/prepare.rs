@@ -9,7 +9,7 @@ use crate::host::udev::Watch;
 use crate::host::{Host, see};
 use crate::ids::DeviceId;
 use crate::plan;
-use crate::ready::{Awaited, Patience};
+use crate::ready::{Patience, unless_late};
 use crate::reap;
 use crate::record::{Answers, Records};
 use crate::refusal::Refusal;
@@ -27,16 +27,16 @@ pub fn prepare(
     caller: Option<Process>,
 ) -> Result<(), Refusal> {
     let records = Records::new(host);
+    let context = Context { host, records: &records, waits: config.waits };
     if domain.is_plain() {
-        let context = Context { host, records: &records, waits: config.waits };
         let sweep = Sweep { awaited: Some(&[]), ..Sweep::of_domain(context.waits.release) };
         undo::settle(context, &domain.uuid, sweep)?.1.report();
         return Ok(());
     }
-    let context = Context { host, records: &records, waits: config.waits };
     let done = prepare_patiently(context, config, &mut domain, caller);
     // Its claims stand in their place; and a domain that is refused does not come.
-    for pci in domain.pcis.iter().filter(|_| domain.wanted.iter().any(|wanted| wanted.uuid.is_none())) {
+    let has_functions = domain.wanted.iter().any(|wanted| wanted.uuid.is_none());
+    for pci in domain.pcis.iter().filter(|_| has_functions) {
         records.end_reservation(&pci.address, &domain.uuid);
     }
     done
@@ -52,15 +52,7 @@ fn prepare_patiently(
     let mut patience = Patience::new(context.host, context.records, config.waits);
     loop {
         match prepare_now(context, config, domain, caller) {
-            Err(refusal) => match refusal.awaited() {
-                Some(awaited) if patience.wait(awaited) => {}
-                // What is only late is waited for first.
-                Some(Awaited::Parents(missing)) if domain.relocate(missing) => {
-                    log::warn!("{refusal}; another parent takes its place");
-                }
-                Some(_) if !config.waits.parent.is_zero() => return Err(refusal.after_waiting()),
-                _ => return Err(refusal),
-            },
+            Err(refusal) => patience.outlast(refusal, |missing| domain.relocate(missing))?,
             done => return done,
         }
     }
@@ -90,17 +82,10 @@ fn prepare_now(
                 _ => None,
             };
             // What a dead start left may not stand in the way of another domain.
-            let made = reap::make_room(context, &domain.uuid, device, &sights)?;
-            if made {
-                return attempt(&mut sights);
+            match reap::make_room(context, &domain.uuid, device, &sights)? {
+                true => attempt(&mut sights),
+                false => Err(unless_late(refusal, &sights)),
             }
-            // One of several named parents is full, and another may come.
-            let missing = sights.iter().flat_map(|sight| &sight.missing);
-            let missing: Vec<_> = missing.map(|(parent, _)| parent.clone()).collect();
-            Err(match refusal {
-                Refusal::NoRoom { .. } if !missing.is_empty() => refusal.until(Awaited::Parents(missing)),
-                refusal => refusal,
-            })
         }
         done => done,
     }

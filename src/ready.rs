@@ -11,7 +11,8 @@ use crate::host::Host;
 use crate::host::udev::Arrivals;
 use crate::ids::{Parent, TypeWish};
 use crate::record::{Missing, Records};
-use crate::seen::Offer;
+use crate::refusal::Refusal;
+use crate::seen::{Offer, Sight};
 use crate::words::{list, printable};
 
 /// What a start needs and what may come.
@@ -82,6 +83,16 @@ impl Awaited {
     }
 }
 
+/// A refusal for want of room, where of several named parents one is full and another may come.
+pub fn unless_late(refusal: Refusal, sights: &[Sight]) -> Refusal {
+    let missing = sights.iter().flat_map(|sight| &sight.missing);
+    let missing: Vec<_> = missing.map(|(parent, _)| parent.clone()).collect();
+    match refusal {
+        Refusal::NoRoom { .. } if !missing.is_empty() => refusal.until(Awaited::Parents(missing)),
+        refusal => refusal,
+    }
+}
+
 /// Looks again this often where nothing tells that something has come.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -102,8 +113,27 @@ impl<'a> Patience<'a> {
         Self { host, records, limit: waits.parent, end: None, arrivals: None }
     }
 
+    /// After a refusal: has waited for what may come, or has had `relocate` put another parent into the place of those
+    /// that are missing. Otherwise it is the refusal still, which then says that it was waited. Nothing may be locked.
+    pub fn outlast(
+        &mut self,
+        refusal: Refusal,
+        relocate: impl FnOnce(&[Parent]) -> bool,
+    ) -> Result<(), Refusal> {
+        match refusal.awaited() {
+            Some(awaited) if self.wait(awaited) => Ok(()),
+            // What is only late is waited for first.
+            Some(Awaited::Parents(missing)) if relocate(missing) => {
+                log::warn!("{refusal}; another parent takes its place");
+                Ok(())
+            }
+            Some(_) if !self.limit.is_zero() => Err(refusal.after_waiting()),
+            _ => Err(refusal),
+        }
+    }
+
     /// Waits; says whether it has come. Nothing may be locked.
-    pub fn wait(&mut self, awaited: &Awaited) -> bool {
+    fn wait(&mut self, awaited: &Awaited) -> bool {
         if self.limit.is_zero() {
             return false;
         }

@@ -102,32 +102,9 @@ pub fn judge(host: &Host, record: &Record, locked: bool) -> Vec<(DeviceId, Stand
 }
 
 fn standing(host: &Host, record: &Record, entry: &Entry, locked: bool) -> Standing {
-    if entry.state == State::Kept {
-        return Standing::Answered(By::Keep);
-    }
-    let because = match (record.phase, entry.answers) {
-        (Phase::Preparing, _) if locked => Because::Interrupted,
-        (Phase::Releasing, _) => Because::Released,
-        // Of an earlier run: the domain that is being started, or runs, has nothing to do with it.
-        _ if entry.state == State::Undoing => Because::Released,
-        (_, Some(Answers::Starting(daemon))) if daemon::is_alive(host, daemon) => {
-            // Nobody looks at the node of a domain that is being started: its QEMU would find it taken.
-            return Standing::Answered(By::Daemon(daemon.pid));
-        }
-        (_, Some(Answers::Starting(_)) | None) => Because::DaemonGone,
-        // It may have a device that it opens later, or never.
-        (_, Some(Answers::Running)) if holders::runs(host, &record.domain.name) => {
-            return Standing::Answered(By::Domain);
-        }
-        (_, Some(Answers::Attach(command))) if daemon::is_alive(host, command) => {
-            return Standing::Answered(By::Command(command.pid));
-        }
-        (_, Some(Answers::ByHand { until })) if now(host) < until => {
-            return Standing::Answered(By::Hand((until - now(host)).div_ceil(1000)));
-        }
-        (_, Some(Answers::Attach(_))) => Because::CommandGone,
-        (_, Some(Answers::ByHand { .. })) => Because::NotAttached,
-        (_, Some(Answers::Running | Answers::Plugged)) => Because::LetGo,
+    let because = match unanswered(host, record, entry, locked) {
+        Ok(because) => because,
+        Err(by) => return Standing::Answered(by),
     };
     // Claimed by another domain since, it is not this one's to look at: that one's QEMU may be about to open it.
     if Records::new(host).is_anothers(entry.step.device(), &record.domain.uuid) {
@@ -140,9 +117,37 @@ fn standing(host: &Host, record: &Record, entry: &Entry, locked: bool) -> Standi
     }
 }
 
-/// Milliseconds since boot, as records count them.
-fn now(host: &Host) -> u64 {
-    u64::try_from(host.now().as_millis()).unwrap_or(u64::MAX)
+/// Why nobody answers for the device, or who does; whether somebody has it open is not looked at.
+fn unanswered(host: &Host, record: &Record, entry: &Entry, locked: bool) -> Result<Because, By> {
+    if entry.state == State::Kept {
+        return Err(By::Keep);
+    }
+    // Milliseconds since boot, as records count them.
+    let now = u64::try_from(host.now().as_millis()).unwrap_or(u64::MAX);
+    Ok(match (record.phase, entry.answers) {
+        (Phase::Preparing, _) if locked => Because::Interrupted,
+        (Phase::Releasing, _) => Because::Released,
+        // Of an earlier run: the domain that is being started, or runs, has nothing to do with it.
+        _ if entry.state == State::Undoing => Because::Released,
+        (_, Some(Answers::Starting(daemon))) if daemon::is_alive(host, daemon) => {
+            // Nobody looks at the node of a domain that is being started: its QEMU would find it taken.
+            return Err(By::Daemon(daemon.pid));
+        }
+        (_, Some(Answers::Starting(_)) | None) => Because::DaemonGone,
+        // It may have a device that it opens later, or never.
+        (_, Some(Answers::Running)) if holders::runs(host, &record.domain.name) => {
+            return Err(By::Domain);
+        }
+        (_, Some(Answers::Attach(command))) if daemon::is_alive(host, command) => {
+            return Err(By::Command(command.pid));
+        }
+        (_, Some(Answers::ByHand { until })) if now < until => {
+            return Err(By::Hand((until - now).div_ceil(1000)));
+        }
+        (_, Some(Answers::Attach(_))) => Because::CommandGone,
+        (_, Some(Answers::ByHand { .. })) => Because::NotAttached,
+        (_, Some(Answers::Running | Answers::Plugged)) => Because::LetGo,
+    })
 }
 
 /// The devices of a record that nobody answers for, as seen under the domain's lock.
@@ -155,13 +160,7 @@ pub(crate) fn abandoned(host: &Host, record: Option<&Record>) -> Vec<DeviceId> {
 /// Whether it is worth taking the domain's lock to find out. Without it nobody looks at a node: the record may be an old
 /// one by now, and a QEMU that is about to open the node would find it taken.
 fn may_be_abandoned(host: &Host, record: &Record) -> bool {
-    let over = matches!(record.phase, Phase::Preparing | Phase::Releasing);
-    record.steps.iter().filter(|entry| entry.state != State::Kept).any(|entry| match entry.answers {
-        _ if over || entry.state == State::Undoing => true,
-        Some(Answers::Starting(process) | Answers::Attach(process)) => !daemon::is_alive(host, process),
-        Some(Answers::ByHand { until }) => now(host) >= until,
-        Some(Answers::Running | Answers::Plugged) | None => true,
-    })
+    record.steps.iter().any(|entry| unanswered(host, record, entry, true).is_ok())
 }
 
 /// For a domain that found no place in what it saw, or its device taken: takes away what other domains left on those

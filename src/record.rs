@@ -254,6 +254,13 @@ impl Records {
         Ok(domains)
     }
 
+    /// Records that could not be understood, and were set aside.
+    pub fn damaged(&self) -> Result<Vec<PathBuf>, Trouble> {
+        let domains = self.base.join("domains");
+        let names = self.host.names_in(&domains)?;
+        Ok(names.iter().filter(|name| name.ends_with(".damaged")).map(|name| domains.join(name)).collect())
+    }
+
     /// Claims and index entries of domains that have no record: the domain, and the entry's path. Whoever takes one
     /// away holds that domain's lock.
     pub fn strays(&self) -> Result<Vec<(DomainUuid, PathBuf)>, Trouble> {
@@ -286,6 +293,12 @@ impl Records {
     pub fn is_anothers(&self, device: &DeviceId, domain: &DomainUuid) -> bool {
         let ours = self.link_text(&self.claim(device)).is_ok_and(|text| text == Some(domain.to_string()));
         !ours && self.owner(device).is_ok_and(|owner| owner.is_some_and(|owner| owner.uuid != *domain))
+    }
+
+    /// Whether no domain has the device, and none but `domain` has it set aside.
+    pub fn is_free(&self, device: &DeviceId, domain: Option<&DomainUuid>) -> Result<bool, Trouble> {
+        let is_others = |other: &DomainUuid| Some(other) != domain;
+        Ok(self.owner(device)?.is_none() && self.reserved(device)?.filter(is_others).is_none())
     }
 
     /// Whether somebody has claimed a device: one system call.

@@ -151,7 +151,7 @@ pub enum Refusal {
     /// The worker has told already.
     #[error("see above")]
     Told,
-    #[error("the process that makes the devices {how}")]
+    #[error("the process that works on the devices {how}")]
     Worker { how: String },
     #[error("{path}: {why}")]
     Config { path: String, why: String },
@@ -295,7 +295,7 @@ impl Refusal {
             }
             Self::MemoryLimit { memory, .. } => Some(format!(
                 "add to the domain: <memtune><hard_limit unit='KiB'>{}</hard_limit></memtune>",
-                memory + 1024 * 1024
+                memory.saturating_add(1024 * 1024)
             )),
             Self::Vanished { .. } => {
                 Some("start the domain again: it is made then, if metadata or a definition says what it is to be".to_owned())
@@ -313,7 +313,7 @@ impl Refusal {
                 "the kernel's log (dmesg) and journalctl -t virt-mdev may say why; `virt-mdev reconcile` clears up".to_owned(),
             ),
             Self::Blocked { .. } => Some(
-                "look at the kernel's log (dmesg) for the driver; `virt-mdev reconcile` clears up once it answers, and wait.driver in /etc/virt-mdev/config.toml is the limit".to_owned(),
+                "look at the kernel's log (dmesg) for what keeps it; `virt-mdev reconcile` clears up once it answers, and wait.driver in /etc/virt-mdev/config.toml is the limit".to_owned(),
             ),
             _ => None,
         }

@@ -80,7 +80,7 @@ fn gone(host: &Host, devpath: &str) -> ExitCode {
     let Ok(device) = DeviceId::parse(devpath.rsplit('/').next().unwrap_or_default()) else {
         return ExitCode::SUCCESS;
     };
-    ended("", &device, lost::look(host, &device))
+    ended("", &device, lost::look(host, &device, LIMIT))
 }
 
 /// Says what went wrong, to the journal and to udev.

@@ -3,18 +3,16 @@
 
 mod step;
 
-pub(crate) use step::destroy;
-
 use std::time::Duration;
 
 use crate::execute::Context;
 use crate::host::daemon::{self, Process};
-use crate::host::{Trouble, holders};
+use crate::host::{Host, Trouble, holders};
 use crate::ids::{DeviceId, DomainUuid};
 use crate::reap;
 use crate::record::{Guard, Phase, State};
 use crate::step::Step;
-use step::{is_at, is_passing, put_back, take_offline, unlabel};
+use step::{destroy, held, is_at, is_passing, put_back, take_offline, unlabel};
 
 /// How often a device that somebody still has open is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -23,7 +21,7 @@ const LOOK_AGAIN_AT_LAST: Duration = Duration::from_secs(1);
 
 /// How long one write that may block is waited for under the domain's lock. What takes longer goes on in its child,
 /// and is looked at again without the lock, up to the event's own limit.
-pub(crate) const CHILD: Duration = Duration::from_secs(1);
+const CHILD: Duration = Duration::from_secs(1);
 
 /// Once one has not returned: at least this long, whatever is left of the event's limit.
 const CHILD_AT_LEAST: Duration = Duration::from_millis(100);
@@ -106,8 +104,8 @@ pub struct Sweep<'a> {
     /// Only devices that nobody answers for any more. Not asked at the domain's own events: there libvirt has said
     /// that it has gone.
     pub abandoned: bool,
-    /// What an earlier run kept, too.
-    pub kept: bool,
+    /// What an earlier run kept, too, and what somebody answers for: a person has said so. Never what is in use.
+    pub forced: bool,
     /// Only this device.
     pub only: Option<&'a DeviceId>,
     /// How long to wait for whoever still has a device open.
@@ -119,7 +117,7 @@ pub struct Sweep<'a> {
 impl Sweep<'_> {
     /// What a domain's own events want: everything but what is kept.
     pub fn of_domain(patience: Duration) -> Self {
-        Self { abandoned: false, kept: false, only: None, patience, awaited: None }
+        Self { abandoned: false, forced: false, only: None, patience, awaited: None }
     }
 }
 
@@ -138,14 +136,17 @@ pub fn settle<'a>(
         let last = host.now() >= deadline;
         let mut guard = context.records.lock(domain, context.waits.lock)?;
         let back = match guard.record().map(|record| record.phase) {
-            _ if sweep.kept => Back::Nothing,
+            _ if sweep.forced => Back::Nothing,
             Some(Phase::Preparing) => Back::Start,
             _ => Back::Release,
         };
         let abandoned = if sweep.abandoned { reap::abandoned(host, guard.record()) } else { Vec::new() };
-        let within = |device: &DeviceId| {
+        let meant = |device: &DeviceId| {
             (!sweep.abandoned || abandoned.contains(device)) && sweep.only.is_none_or(|only| only == device)
         };
+        // A domain that runs with its device is not to lose the device's label either.
+        let in_use = if sweep.forced { in_use(host, &guard, &meant) } else { Vec::new() };
+        let within = |device: &DeviceId| meant(device) && !in_use.iter().any(|left| left.device == *device);
         let mut undone = match guard.record() {
             Some(_) => unwind(context, &mut guard, back, &within, Some(deadline)),
             None => {
@@ -154,6 +155,7 @@ pub fn settle<'a>(
             }
         };
         done.append(&mut undone.done);
+        undone.left.extend(in_use);
         let awaited = |left: &&Left| sweep.awaited.is_none_or(|devices| devices.contains(&left.device));
         let again = undone
             .left
@@ -168,6 +170,17 @@ pub fn settle<'a>(
         host.machine().sleep(pause.min(deadline.saturating_sub(host.now())));
         pause = (pause * 2).min(LOOK_AGAIN_AT_LAST);
     }
+}
+
+/// The devices that are meant and that somebody has open.
+fn in_use(host: &Host, guard: &Guard<'_>, meant: &dyn Fn(&DeviceId) -> bool) -> Vec<Left> {
+    let mut left: Vec<Left> = Vec::new();
+    for device in guard.steps().iter().map(|entry| entry.step.device()).filter(|device| meant(device)) {
+        if left.iter().all(|known| known.device != *device) {
+            left.extend(held(host, device).map(|why| Left { device: device.clone(), why }));
+        }
+    }
+    left
 }
 
 /// Undoes the record's steps in reverse, never stopping at one that fails, and ends the run if it is about all of
@@ -220,6 +233,8 @@ pub(crate) fn unwind(
         }
         let step = match back {
             Back::Start => entry.step.inverse(),
+            // What was to go goes, `keep` or not.
+            Back::Release if entry.state == State::Undoing => entry.step.removal(),
             Back::Release => entry.step.release(),
             Back::Nothing => entry.step.removal(),
         };
@@ -277,7 +292,10 @@ pub(crate) fn unwind(
                         // A claim that stays needs its record to be found by; and so does a label that could not be put
                         // back, where the node outlives the type.
                         if !outlived_by_its_label(guard, at, &device) {
-                            match guard.unclaim(&device) {
+                            // What was written before it was made stays claimed until that is put back.
+                            let unclaimed =
+                                if has_earlier(guard, at, &device) { Ok(()) } else { guard.unclaim(&device) };
+                            match unclaimed {
                                 Ok(()) => guard.remove_from(at, &device),
                                 Err(trouble) => stays(guard, &device, trouble.into()),
                             }
@@ -334,8 +352,12 @@ pub(crate) fn unwind(
             }
             (Step::Attribute { device, .. }, back) => {
                 // Of a virtual function: its attributes outlive the domain, and the next one is not to find ours.
-                let back = back.filter(|_| guard.owns(device).unwrap_or(false));
-                match back.map_or(Ok(()), |back| put_back(host, &back, limit)) {
+                let back = back.map_or(Ok(()), |back| match guard.owns(device) {
+                    Ok(true) => put_back(host, &back, limit),
+                    Ok(false) => Ok(()),
+                    Err(trouble) => Err(trouble.into()),
+                });
+                match back {
                     Ok(()) => {
                         guard.remove(at);
                         unclaim_if_last(guard, device);
@@ -354,6 +376,12 @@ pub(crate) fn unwind(
 fn outlived_by_its_label(guard: &Guard<'_>, at: usize, device: &DeviceId) -> bool {
     let is_label = |step: &Step| matches!(step, Step::Label { .. }) && step.device() == device;
     matches!(device, DeviceId::Vf(_)) && guard.steps().iter().skip(at + 1).any(|later| is_label(&later.step))
+}
+
+/// Whether an attribute was written before the device was made.
+fn has_earlier(guard: &Guard<'_>, at: usize, device: &DeviceId) -> bool {
+    let is_one = |step: &Step| matches!(step, Step::Attribute { .. }) && step.device() == device;
+    guard.steps().iter().take(at).any(|earlier| is_one(&earlier.step))
 }
 
 /// An attribute may have been written before its device was made: then its going is the claim's.

@@ -245,7 +245,7 @@ _virt__mdev() {
             return 0
             ;;
         virt__mdev__subcmd__reconcile)
-            opts="-h --dry-run --help"
+            opts="-h --dry-run --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -75,6 +75,7 @@ complete -c virt-mdev -n "__fish_virt_mdev_using_subcommand attach" -s h -l help
 complete -c virt-mdev -n "__fish_virt_mdev_using_subcommand detach" -l wait -d 'How long the guest may take to let go' -r -f
 complete -c virt-mdev -n "__fish_virt_mdev_using_subcommand detach" -s h -l help -d 'Print help'
 complete -c virt-mdev -n "__fish_virt_mdev_using_subcommand reconcile" -l dry-run -d 'Only say what would be done'
+complete -c virt-mdev -n "__fish_virt_mdev_using_subcommand reconcile" -l quiet -d 'Say nothing if there is nothing to do'
 complete -c virt-mdev -n "__fish_virt_mdev_using_subcommand reconcile" -s h -l help -d 'Print help'
 complete -c virt-mdev -n "__fish_virt_mdev_using_subcommand release" -l force -d 'Even if somebody answers for it, or it is kept; never if in use'
 complete -c virt-mdev -n "__fish_virt_mdev_using_subcommand release" -s h -l help -d 'Print help'

@@ -187,9 +187,9 @@ fn recorded(record: Option<&Record>, device: &DeviceId) -> Option<bool> {
 
 pub(super) fn detach(host: &Host, arguments: &Detach) -> Result<String, Failure> {
     only_root()?;
-    let config = config(host)?;
     let records = Records::new(host);
-    let context = Context { host, records: &records, waits: config.waits };
+    // No mistake in the configuration keeps a device.
+    let context = Context { host, records: &records, waits: Config::load_or_default(host).waits };
     let (device, wait) = (&arguments.device, Duration::from_secs(arguments.wait.into()));
     let (domain, _) = running(
         &arguments.domain,

@@ -43,7 +43,10 @@ pub(super) fn run(host: &Host, parent: &str) -> Result<String, Failure> {
         let done = loop {
             match bring_up(host, &records, config, &parent, &uuid) {
                 // The driver has registered, and its types come with the vendor's service.
-                Err(refusal) if refusal.awaited().is_some_and(|awaited| patience.wait(awaited)) => {}
+                Err(refusal) => match patience.outlast(refusal, |_| false) {
+                    Ok(()) => {}
+                    Err(refusal) => break Err(refusal),
+                },
                 done => break done,
             }
         };

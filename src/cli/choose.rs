@@ -205,7 +205,9 @@ fn among(
         let has = |domain: &&Domain| domain.pcis.iter().any(|pci| pci.address == address);
         if let Some(domain) = own.iter().chain(&others).find(has) {
             assigned.push(domain.name.clone());
-        } else if records.owner(&DeviceId::Vf(address))?.is_none() && nvidia::free(host, &offer.place)? > 0 {
+        } else if records.is_free(&DeviceId::Vf(address), None)?
+            && nvidia::free(host, &offer.place).is_ok_and(|free| free > 0)
+        {
             free.push(offer);
         }
     }

@@ -60,19 +60,18 @@ impl Finding {
 #[derive(Serialize)]
 struct Report<'a> {
     version: u32,
+    fixed: &'a [String],
     findings: &'a [Finding],
     notes: &'a [String],
 }
 
 pub(super) fn run(host: &Host, fix: bool, json: bool) -> Result<String, Failure> {
-    let mut said = String::new();
+    let mut fixed = Vec::new();
     if fix {
         for finding in look(host)? {
             let Some(act) = &finding.act else { continue };
             match mend(host, act) {
-                Ok(done) => {
-                    let _ = writeln!(said, "fixed: {}: {done}", finding.what);
-                }
+                Ok(done) => fixed.push(format!("{}: {done}", finding.what)),
                 Err(failure) => log::warn!("not fixed: {}: {}", finding.what, failure.text),
             }
         }
@@ -81,9 +80,13 @@ pub(super) fn run(host: &Host, fix: bool, json: bool) -> Result<String, Failure>
     let notes: Vec<String> = who_brings_up(host)?.into_iter().collect();
     let number = findings.len();
     let text = format!("{number} problem{} found", if number == 1 { "" } else { "s" });
+    let mut said = String::new();
     if json {
-        said = to_json(&Report { version: 1, findings: &findings, notes: &notes })?;
+        said = to_json(&Report { version: 1, fixed: &fixed, findings: &findings, notes: &notes })?;
     } else {
+        for fixed in &fixed {
+            let _ = writeln!(said, "fixed: {fixed}");
+        }
         for note in &notes {
             let _ = writeln!(said, "note: {note}");
         }
@@ -180,7 +183,7 @@ fn mend(host: &Host, act: &Act) -> Result<String, Failure> {
             programs::load_module(module)?;
             Ok("loaded, until the next boot".to_owned())
         }
-        Act::Reconcile => Ok(reconcile::run(host, false)?.trim_end().replace('\n', "; ")),
+        Act::Reconcile => Ok(reconcile::run(host, false, false)?.trim_end().replace('\n', "; ")),
     }
 }
 

@@ -137,6 +137,9 @@ enum Verb {
         /// Only say what would be done
         #[arg(long)]
         dry_run: bool,
+        /// Say nothing if there is nothing to do
+        #[arg(long)]
+        quiet: bool,
     },
     /// Take away the devices of one domain that has gone, or one device
     #[command(before_help = "Example: virt-mdev release vm1")]
@@ -197,7 +200,7 @@ pub fn main() -> ExitCode {
         Verb::Autostart { parent } => autostart::run(&host, parent),
         Verb::Attach(attach) => attach::attach(&host, attach),
         Verb::Detach(detach) => attach::detach(&host, detach),
-        Verb::Reconcile { dry_run } => reconcile::run(&host, *dry_run),
+        Verb::Reconcile { dry_run, quiet } => reconcile::run(&host, *dry_run, *quiet),
         Verb::Release { who, force } => reconcile::release(&host, who, *force),
         Verb::Plan { event, json } => plan::run(&host, event, *json),
     };
@@ -211,9 +214,16 @@ pub fn main() -> ExitCode {
         },
         Err(failure) => {
             let _ = io::stdout().lock().write_all(failure.before.as_bytes());
-            complain(&failure.text, failure.hint.as_deref())
+            let hint = failure.hint.or_else(|| only_for_root(&failure.text));
+            complain(&failure.text, hint.as_deref())
         }
     }
+}
+
+/// The hint for what the kernel keeps from others than root.
+fn only_for_root(text: &str) -> Option<String> {
+    let denied = ["(EACCES, 13)", "(EPERM, 1)"].iter().any(|errno| text.contains(errno));
+    (denied && !rustix::process::geteuid().is_root()).then(|| "call it with sudo".to_owned())
 }
 
 fn complain(text: &str, hint: Option<&str>) -> ExitCode {

@@ -4,6 +4,7 @@ use std::io::{self, Read};
 
 use serde::Serialize;
 
+use super::definition::about;
 use super::{Failure, config, to_json};
 use crate::arrival::Change;
 use crate::arrive;
@@ -13,6 +14,7 @@ use crate::event::{Action, Event};
 use crate::host::{Host, see};
 use crate::plan::{self, Plan, Planned};
 use crate::record::{Named, Phase, Records, State};
+use crate::refusal::Refusal;
 use crate::request::requests;
 use crate::start;
 use crate::step::Step;
@@ -51,23 +53,20 @@ fn answer(host: &Host, event: Event, xml: &[u8]) -> Result<Answer, Failure> {
     let records = Records::new(host);
     let mut changes = None;
     let (domain, plan) = match event.action() {
+        Action::Prepare | Action::Arrive if !config(host)?.enabled => {
+            (whose(xml)?, Plan { steps: vec![], notes: vec![SWITCHED_OFF.to_owned()] })
+        }
         Action::Prepare => {
             let domain = Domain::read(xml)?;
             let config = config(host)?;
-            let requests = requests(&domain, |address| nvidia::function(host, address))
-                .map_err(|refusal| in_domain(&domain.name, Failure::from(refusal)))?;
-            let mut plan = if config.enabled {
-                start::judge(host, &domain, config.labels, None, &[])
-                    .map_err(|refusal| in_domain(&domain.name, Failure::from(refusal)))?;
+            let planned = || -> Result<Plan, Failure> {
+                let requests = requests(&domain, |address| nvidia::function(host, address))?;
+                start::judge(host, &domain, config.labels, None, &[])?;
                 let seen = see::see(host, &records, &domain.uuid, &requests, config.definitions)?;
-                plan::prepare(&domain.uuid, &requests, &seen, config.placement)
-                    .map_err(|refusal| in_domain(&domain.name, Failure::from(refusal)))?
-            } else {
-                Plan { steps: vec![], notes: vec![SWITCHED_OFF.to_owned()] }
+                Ok(plan::prepare(&domain.uuid, &requests, &seen, config.placement)?)
             };
-            if config.enabled
-                && records.read(&domain.uuid).ok().flatten().is_some_and(|r| r.phase != Phase::Kept)
-            {
+            let mut plan = planned().map_err(|failure| about(&domain.name, failure))?;
+            if records.read(&domain.uuid).ok().flatten().is_some_and(|r| r.phase != Phase::Kept) {
                 plan.notes.push(
                     "the domain has a record already: at a prepare, what it lists would be released first"
                         .to_owned(),
@@ -77,32 +76,23 @@ fn answer(host: &Host, event: Event, xml: &[u8]) -> Result<Answer, Failure> {
         }
         Action::Arrive => {
             let domain = Domain::read(xml)?;
-            let config = config(host)?;
-            let plan = if config.enabled {
-                let arrival = arrive::judge(host, config, xml, None, &mut Vec::new())
-                    .map_err(|refusal| in_domain(&domain.name, Failure::from(refusal)))?;
-                changes = Some(arrival.changes);
-                arrival.plan
-            } else {
-                Plan { steps: vec![], notes: vec![SWITCHED_OFF.to_owned()] }
-            };
-            (Named { uuid: domain.uuid, name: domain.name }, plan)
+            let arrival = arrive::judge(host, config(host)?, xml, None, &mut Vec::new())
+                .map_err(|refusal| about(&domain.name, Failure::from(refusal)))?;
+            changes = Some(arrival.changes);
+            (Named { uuid: domain.uuid, name: domain.name }, arrival.plan)
         }
         Action::Release => {
-            let uuid = domain::uuid_in(xml).ok_or(crate::refusal::Refusal::XmlLacks("uuid"))?;
+            let uuid = domain::uuid_in(xml).ok_or(Refusal::XmlLacks("uuid"))?;
             match records.read(&uuid)? {
                 Some(record) => (record.domain.clone(), release(&record)),
-                None => {
-                    let name = Domain::read(xml).map(|domain| domain.name).unwrap_or_default();
-                    (Named { uuid, name }, Plan::default())
-                }
+                None => (whose(xml)?, Plan::default()),
             }
         }
         Action::Label => {
             let domain = Domain::read(xml)?;
             let plan = match records.read(&domain.uuid)? {
                 Some(record) => start::plan(host, &domain, &record, config(host)?.labels)
-                    .map_err(|refusal| in_domain(&domain.name, Failure::from(refusal)))?,
+                    .map_err(|refusal| about(&domain.name, Failure::from(refusal)))?,
                 None => Plan::default(),
             };
             (Named { uuid: domain.uuid, name: domain.name }, plan)
@@ -140,8 +130,15 @@ fn release(record: &crate::record::Record) -> Plan {
     plan
 }
 
-fn in_domain(name: &str, failure: Failure) -> Failure {
-    Failure { text: format!("{}: {}", printable(name), failure.text), ..failure }
+/// Whose XML it is, where the rest of it need not be to our taste.
+fn whose(xml: &[u8]) -> Result<Named, Refusal> {
+    match Domain::read(xml) {
+        Ok(domain) => Ok(Named { uuid: domain.uuid, name: domain.name }),
+        Err(refusal) => {
+            let uuid = domain::uuid_in(xml).ok_or(refusal)?;
+            Ok(Named { name: uuid.to_string(), uuid })
+        }
+    }
 }
 
 fn in_words(answer: &Answer) -> String {

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use super::{Failure, config};
+use super::Failure;
 use crate::config::Config;
 use crate::execute::Context;
 use crate::host::Host;
@@ -34,14 +34,18 @@ fn told(name: &str, undone: &Undone) -> String {
 }
 
 /// Takes away, on the whole host, what nobody answers for; says what it did and what it left.
-pub fn run(host: &Host, dry_run: bool) -> Result<String, Failure> {
+pub fn run(host: &Host, dry_run: bool, quiet: bool) -> Result<String, Failure> {
     let records = Records::new(host);
     // The timer runs this on every host, a wrong word in the configuration or not.
     let context = Context { host, records: &records, waits: Config::load_or_default(host).waits };
     let mut said = String::new();
     let mut failed = 0;
     for domain in records.domains()? {
-        let record = records.read(&domain).ok().flatten();
+        let read = records.read(&domain);
+        if let (true, Err(trouble)) = (dry_run, &read) {
+            let _ = writeln!(said, "{domain}: would set its record aside: {trouble}");
+        }
+        let record = read.ok().flatten();
         let name = name(record.as_ref(), &domain);
         if dry_run {
             for (device, standing) in record.iter().flat_map(|record| reap::judge(host, record, false)) {
@@ -97,7 +101,7 @@ pub fn run(host: &Host, dry_run: bool) -> Result<String, Failure> {
         }
     }
     match failed {
-        0 if said.is_empty() => Ok("Nothing to reconcile.\n".to_owned()),
+        0 if said.is_empty() && !quiet => Ok("Nothing to reconcile.\n".to_owned()),
         0 => Ok(said),
         failed => Err(Failure {
             before: said,
@@ -129,9 +133,9 @@ pub(super) fn find(records: &Records, who: &str) -> Option<(DomainUuid, Option<D
 }
 
 pub(super) fn release(host: &Host, who: &str, force: bool) -> Result<String, Failure> {
-    let config = config(host)?;
     let records = Records::new(host);
-    let context = Context { host, records: &records, waits: config.waits };
+    // No mistake in the configuration keeps a device.
+    let context = Context { host, records: &records, waits: Config::load_or_default(host).waits };
     let Some((domain, only)) = find(&records, who) else {
         return Err(Failure {
             text: format!("{}: no domain and no device of this name is recorded", printable(who)),
@@ -142,7 +146,7 @@ pub(super) fn release(host: &Host, who: &str, force: bool) -> Result<String, Fai
     let name = name(records.read(&domain)?.as_ref(), &domain);
     let sweep = Sweep {
         abandoned: !force,
-        kept: force,
+        forced: force,
         only: only.as_ref(),
         patience: context.waits.release,
         awaited: None,

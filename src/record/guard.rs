@@ -47,8 +47,14 @@ impl Guard<'_> {
     pub fn join(&mut self, name: &str) -> Result<(), Trouble> {
         if let Some(record) = &mut self.record {
             if matches!(record.phase, Phase::Preparing | Phase::Releasing) {
+                let releases = record.phase == Phase::Releasing;
                 for entry in record.steps.iter_mut().filter(|entry| entry.state != State::Kept) {
-                    entry.state = State::Undoing;
+                    let stays = matches!(
+                        entry.step,
+                        Step::Create { keep: true, .. } | Step::Adopt { keep: true, .. }
+                    );
+                    let keeps = releases && stays && entry.state == State::Done;
+                    entry.state = if keeps { State::Kept } else { State::Undoing };
                 }
             }
         }
@@ -98,7 +104,7 @@ impl Guard<'_> {
         self.save()
     }
 
-    /// Replaces the step of a device that was kept, or gives it back.
+    /// Puts another step, or the same in another state, into a step's place, and saves.
     pub fn replace(
         &mut self,
         at: usize,

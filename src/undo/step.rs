@@ -24,11 +24,12 @@ pub(super) fn put_back(host: &Host, step: &Step, limit: Duration) -> Result<(), 
     match host.machine().perform(step, limit) {
         Ok(child::Outcome::Done) => {}
         Ok(child::Outcome::Blocked(writer)) => return Err(Why::Pending { writer }),
-        // Killed, or not even started: nothing is known of the driver.
-        Ok(child::Outcome::Failed(error)) | Err(error) if error.raw_os_error().is_none() => {
+        Err(error) => return Err(not_started(&error)),
+        // Killed: nothing is known of the driver.
+        Ok(child::Outcome::Failed(error)) if error.raw_os_error().is_none() => {
             return Err(Why::Failed { what: error.to_string(), again: true });
         }
-        Ok(child::Outcome::Failed(error)) | Err(error) => {
+        Ok(child::Outcome::Failed(error)) => {
             log::warn!(VIRT_MDEV_UUID:% = device; "{step}: {}", errno(&error));
         }
     }
@@ -55,7 +56,15 @@ pub(super) fn unlabel(context: Context<'_>, guard: &Guard<'_>, back: &Step) -> R
     }
 }
 
-fn held(host: &Host, device: &DeviceId) -> Option<Why> {
+/// There was no process, or no memory, for the child that writes: the driver has not been asked.
+fn not_started(error: &std::io::Error) -> Why {
+    Why::Failed {
+        what: format!("the process that writes could not be started: {}", errno(error)),
+        again: true,
+    }
+}
+
+pub(super) fn held(host: &Host, device: &DeviceId) -> Option<Why> {
     match holders::is_held(host, device) {
         Ok(true) => Some(Why::Held { holder: holders::holder(host, device) }),
         Ok(false) => None,
@@ -76,7 +85,8 @@ pub(super) fn take_offline(host: &Host, step: &Step, limit: Duration) -> Result<
         Ok(child::Outcome::Blocked(writer)) => Err(Why::Pending { writer }),
         // A device that has no such file any more may be going, or be in trouble; only one that has gone is offline.
         Ok(child::Outcome::Failed(_)) if host.is_gone(&backend::directory(device)) => Ok(()),
-        Ok(child::Outcome::Failed(error)) | Err(error) => Err(Why::Failed {
+        Err(error) => Err(not_started(&error)),
+        Ok(child::Outcome::Failed(error)) => Err(Why::Failed {
             what: format!("it cannot be taken offline: {}", errno(&error)),
             again: is_passing(&error),
         }),
@@ -97,7 +107,7 @@ pub(super) fn is_passing(error: &std::io::Error) -> bool {
 /// Takes a device of ours away, if it is where we made it and nobody has it open. Says whether there was one.
 /// `patient`: its user has just ended, and a driver that cleans up by itself is given the time to. `writer`: who is in a
 /// write for it from before.
-pub(crate) fn destroy(
+pub(super) fn destroy(
     context: Context<'_>,
     device: &DeviceId,
     place: &Place,
@@ -140,7 +150,8 @@ pub(crate) fn destroy(
         }
         Ok(child::Outcome::Blocked(writer)) => Why::Pending { writer },
         Ok(child::Outcome::Done) => Why::Pending { writer: None },
-        Ok(child::Outcome::Failed(error)) | Err(error) => Why::Failed {
+        Err(error) => not_started(&error),
+        Ok(child::Outcome::Failed(error)) => Why::Failed {
             again: lingers || is_passing(&error),
             what: format!("the driver refused: {}", errno(&error)),
         },

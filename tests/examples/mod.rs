@@ -153,7 +153,7 @@ pub(crate) fn refusals() -> Vec<(&'static str, Refusal)> {
         ("libvirt is starting the domain", Refusal::BeingStarted),
         (") that was starting the domain has ended", Refusal::DaemonGone { pid: 4711 }),
         ("see above", Refusal::Told),
-        ("the process that makes the devices ", Refusal::Worker { how: text("ended with signal: 9 (SIGKILL)") }),
+        ("the process that works on the devices ", Refusal::Worker { how: text("ended with signal: 9 (SIGKILL)") }),
         ("/etc/virt-mdev/config.toml: ", Refusal::Config { path: text("/etc/virt-mdev/config.toml"), why: text("enabled = 1 must be true or false") }),
     ]
 }

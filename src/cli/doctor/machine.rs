@@ -138,7 +138,27 @@ fn udev(host: &Host) -> Result<Vec<Finding>, Trouble> {
 fn orphans(host: &Host) -> Result<Vec<Finding>, Trouble> {
     let records = Records::new(host);
     let mut findings = Vec::new();
-    for record in records.domains()?.iter().filter_map(|domain| records.read(domain).ok().flatten()) {
+    for path in records.damaged()? {
+        let path = path.display();
+        findings.push(Finding::new(
+            format!("{path} is a record that could not be understood"),
+            "what it named is nobody's now, and stays until somebody removes it",
+            format!("compare it with `virt-mdev list`, remove by hand what is left of it, then: rm {path}"),
+        ));
+    }
+    for domain in records.domains()? {
+        let record = match records.read(&domain) {
+            Ok(Some(record)) => record,
+            Ok(None) => continue,
+            Err(trouble) => {
+                findings.push(Finding::new(
+                    trouble.to_string(),
+                    "a start or release of its domain sets it aside, and what it names is nobody's then",
+                    "virt-mdev reconcile does that, too; compare it with `virt-mdev list` before",
+                ));
+                continue;
+            }
+        };
         for (device, standing) in reap::judge(host, &record, false) {
             if let Standing::Abandoned(because) = standing {
                 let name = printable(&record.domain.name);

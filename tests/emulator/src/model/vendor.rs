@@ -19,6 +19,8 @@ pub(super) struct Function {
     kind: u32,
     params: String,
     placement: String,
+    /// Which GPU instance (MIG) a type is made on; said before there is one, and outlives it.
+    gpu_instance: String,
     /// Until when it refuses `0`.
     busy_until: Duration,
 }
@@ -45,6 +47,7 @@ impl World {
                 kind: 0,
                 params: String::new(),
                 placement: String::new(),
+                gpu_instance: "0".to_owned(),
                 busy_until: Duration::ZERO,
             };
             self.functions.insert(vf, function);
@@ -78,7 +81,7 @@ impl World {
             VendorFile::Current => format!("{}\n", function.kind),
             VendorFile::Params => format!("{}\n", function.params),
             VendorFile::PlacementId => format!("{}\n", function.placement),
-            VendorFile::GpuInstanceId => "0\n".to_owned(),
+            VendorFile::GpuInstanceId => format!("{}\n", function.gpu_instance),
         })
     }
 
@@ -107,6 +110,7 @@ impl World {
                     Function { kind, ..function }
                 }
             }
+            VendorFile::GpuInstanceId if function.kind == 0 => Function { gpu_instance: text, ..function },
             // There is no vGPU that they could be of, and a running one keeps its own.
             _ if function.kind == 0 => return Err(Errno::ENODEV),
             _ if used => return Err(Errno::EBUSY),
@@ -116,7 +120,7 @@ impl World {
                 Function { params: String::from_utf8_lossy(rest).trim().to_owned(), ..function }
             }
             VendorFile::PlacementId => Function { placement: text, ..function },
-            VendorFile::GpuInstanceId => function,
+            VendorFile::GpuInstanceId => return Err(Errno::EBUSY),
         };
         self.functions.insert(vf.to_owned(), changed);
         Ok(())

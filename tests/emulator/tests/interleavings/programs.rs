@@ -82,5 +82,5 @@ pub(super) fn matters(sim: &Sim, who: Who, op: &Op, seen: Seen) -> Seen {
 }
 
 pub(super) fn reconciled(host: &Host) -> Ended {
-    cli::reconcile::run(host, false).map_err(|failure| format!("{}{}", failure.before, failure.text))
+    cli::reconcile::run(host, false, false).map_err(|failure| format!("{}{}", failure.before, failure.text))
 }
