@@ -47,9 +47,10 @@ virt_mdev_is_there() {
 # installation takes it up again; without any, what is left there is lock files and empty directories.
 virt_mdev_has_gone() {
     kept=
-    for record in /run/virt-mdev/domains/*.json; do
+    # Also what was set aside because nobody understood it: it is for whoever wants to know what it was.
+    for record in /run/virt-mdev/domains/*.json /run/virt-mdev/domains/*.damaged; do
         if [ -e "$record" ]; then
-            domain=$(tr -d '\n' <"$record" | sed -n 's/.*"domain" *: *{[^}]*"name" *: *"\(\([^"\\]\|\\.\)*\)".*/\1/p')
+            domain=$(tr -d '\n' <"$record" | sed -n 's/.*"domain" *: *{[^}]*"name" *: *"\(\([^"\\]\|\\.\)*\)".*/\1/p' | LC_ALL=C grep -x '[ -~]*')
             echo "virt-mdev: the mediated devices of ${domain:-$record} stay; without virt-mdev nothing removes them when it stops" >&2
             kept=yes
         fi

@@ -81,6 +81,9 @@ pub(super) fn run(host: &Host, asked: &Assign) -> Result<String, Failure> {
         }
         None => fresh(host, &definition.name, &definition.xml).map_err(in_domain)?,
     };
+    if asked.start {
+        definition.starts()?;
+    }
     definition.change(&xml)?;
     if asked.start {
         return definition.start(said);

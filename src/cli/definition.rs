@@ -1,5 +1,7 @@
 //! A domain's persistent definition, read and changed through `virsh`.
 
+use rustix::io::Errno;
+
 use super::Failure;
 use super::virsh::{XmlFile, virsh};
 use crate::domain::{Domain, MAX_XML};
@@ -104,6 +106,30 @@ impl Definition {
         defined.map(drop).map_err(|failure| about(&self.name, failure))
     }
 
+    /// Whether a start would give the domain what it is defined to have.
+    pub(super) fn starts(&self) -> Result<(), Failure> {
+        let refused = |text: &str, hint: String| {
+            Err(about(&self.name, Failure { text: text.to_owned(), hint: Some(hint), ..Failure::default() }))
+        };
+        if self.running {
+            return refused(
+                "runs already, and cannot be started",
+                "without --start, it has the device from its next start on; `virt-mdev attach` gives one now"
+                    .to_owned(),
+            );
+        }
+        if self.saved {
+            return refused(
+                "has a managed save, and a start would restore that, without the device",
+                format!(
+                    "`virsh managedsave-remove {}` drops it; without --start, only the definition is changed",
+                    for_shell(&self.name, &self.uuid)
+                ),
+            );
+        }
+        Ok(())
+    }
+
     /// `virsh start`; `said` is what was told before.
     pub(super) fn start(&self, said: String) -> Result<String, Failure> {
         match virsh(&["start", &format!("--domain={}", self.uuid)]) {
@@ -143,12 +169,18 @@ pub(super) type Read = (String, Result<Domain, Refusal>);
 
 /// The same, of each file.
 pub(super) fn files(host: &Host) -> Result<Vec<Read>, Trouble> {
-    let files = host.names(DOMAINS)?.into_iter().filter(|file| file.ends_with(".xml"));
-    let read = |file: String| {
-        let xml = host.read_whole(&format!("{DOMAINS}/{file}")).ok()?;
-        Some((file, Domain::read(&xml)))
-    };
-    Ok(files.filter_map(read).collect())
+    let mut files = Vec::new();
+    for file in host.names(DOMAINS)?.into_iter().filter(|file| file.ends_with(".xml")) {
+        match host.read_whole(&format!("{DOMAINS}/{file}")) {
+            Ok(xml) => files.push((file, Domain::read(&xml))),
+            // Whoever may not read them knows nothing of what they have.
+            Err(trouble) if trouble.is(Errno::ACCESS) => return Err(trouble),
+            // Undefined in the meantime, or no file.
+            Err(trouble) if trouble.is(Errno::NOENT) => {}
+            Err(trouble) => log::warn!("{trouble}"),
+        }
+    }
+    Ok(files)
 }
 
 #[cfg(test)]

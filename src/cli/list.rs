@@ -178,6 +178,11 @@ pub(super) fn rows(host: &Host) -> Result<Vec<Row>, Failure> {
 
 pub(super) fn run(host: &Host, terminal: Terminal, form: Form) -> Result<String, Failure> {
     let rows = rows(host)?;
+    if !rustix::process::geteuid().is_root() && rows.iter().any(|row| row.domain.is_some()) {
+        log::warn!(
+            "not root: who has a device open cannot be told, so that an orphan may be shown as present"
+        );
+    }
     Ok(match form {
         Form::Json => return to_json(&rows),
         Form::Tree => tree::text(terminal, &Places::of(&types::rows(host)?, &rows), &rows),

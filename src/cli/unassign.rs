@@ -9,7 +9,7 @@ use crate::domain::Domain;
 use crate::domain::edit::{Device, Editable};
 use crate::host::Host;
 use crate::ids::{DeviceId, PciAddress};
-use crate::record::Records;
+use crate::record::{Records, State};
 use crate::words::{list, printable};
 
 pub(super) fn run(host: &Host, vm: &str, named: &[DeviceId], all: bool) -> Result<String, Failure> {
@@ -19,34 +19,43 @@ pub(super) fn run(host: &Host, vm: &str, named: &[DeviceId], all: bool) -> Resul
     definition.change(&xml)?;
     let name = printable(&definition.name);
     let mut said = String::new();
-    for device in &gone {
-        let _ = writeln!(said, "{name}: unassigned {device}");
+    for (device, shown) in &gone {
+        let _ = match device {
+            Some(device) => writeln!(said, "{name}: unassigned {device}"),
+            None => writeln!(said, "{name}: unassigned {shown}"),
+        };
     }
     said.push_str(&definition.notes());
     if !definition.running {
         // What it keeps between its runs is still there, and nothing asks for it any more.
-        for device in gone.iter().filter(|device| is_kept(host, &definition, device)) {
-            let _ = writeln!(
-                said,
-                "note: {device} is kept on the host: `virt-mdev release --force {device}` removes it"
-            );
+        for device in gone.iter().filter_map(|(device, _)| device.as_ref()) {
+            let _ = match recorded(host, &definition, device) {
+                Some(State::Kept) => writeln!(
+                    said,
+                    "note: {device} is kept on the host: `virt-mdev release --force {device}` removes it"
+                ),
+                Some(_) => writeln!(
+                    said,
+                    "note: {device} is still on the host: `virt-mdev list` says why, and it is tried again"
+                ),
+                None => Ok(()),
+            };
         }
     }
     Ok(said)
 }
 
-fn is_kept(host: &Host, definition: &Definition, device: &DeviceId) -> bool {
-    let owner = Records::new(host).owner(device).ok().flatten();
-    owner.is_some_and(|owner| owner.uuid == definition.uuid)
+/// How the device stands in the domain's record.
+fn recorded(host: &Host, definition: &Definition, device: &DeviceId) -> Option<State> {
+    let record = Records::new(host).read(&definition.uuid).ok().flatten()?;
+    record.devices().find(|(its, ..)| *its == device).map(|(.., state)| state)
 }
 
+/// A device of the metadata, if it can be told which it is, and what it is called.
+type Gone = (Option<DeviceId>, String);
+
 /// The definition without the devices, and which they were.
-fn without(
-    host: &Host,
-    xml: &str,
-    named: &[DeviceId],
-    all: bool,
-) -> Result<(String, Vec<DeviceId>), Failure> {
+fn without(host: &Host, xml: &str, named: &[DeviceId], all: bool) -> Result<(String, Vec<Gone>), Failure> {
     let refused =
         |text: String, hint: &str| Err(Failure { text, hint: Some(hint.to_owned()), ..Failure::default() });
     let editable = Editable::read(xml)?;
@@ -54,8 +63,10 @@ fn without(
     let has: Vec<Option<DeviceId>> =
         editable.devices().iter().map(|device| identity(host, domain.as_ref(), device)).collect();
     let shown = |number: usize| {
-        let id =
-            has.get(number).and_then(Option::as_ref).map_or_else(|| "one".to_owned(), ToString::to_string);
+        let id = has
+            .get(number)
+            .and_then(Option::as_ref)
+            .map_or_else(|| "a device".to_owned(), ToString::to_string);
         let kind = editable.devices().get(number).map(|device| printable(&device.kind).to_string());
         format!("{id} ({})", kind.unwrap_or_default())
     };
@@ -89,6 +100,14 @@ fn without(
         }
     };
     let gone: Vec<DeviceId> = numbers.iter().filter_map(|number| has.get(*number)?.clone()).collect();
+    let passes_functions = domain.is_none_or(|domain| !domain.pcis.is_empty());
+    let is_untold = |number: &&usize| passes_functions && matches!(has.get(**number), Some(None));
+    if let Some(number) = numbers.iter().find(is_untold) {
+        return refused(
+            format!("which <hostdev> {} has cannot be told now", shown(*number)),
+            "load the driver of its card; or take both elements out with `virsh edit`",
+        );
+    }
     for device in &gone {
         if matches!(device, DeviceId::Mdev(uuid) if editable.has_argument(uuid)) {
             return refused(
@@ -97,7 +116,8 @@ fn without(
             );
         }
     }
-    Ok((editable.unassign(&numbers, &gone), gone))
+    let said = numbers.iter().map(|number| (has.get(*number).cloned().flatten(), shown(*number))).collect();
+    Ok((editable.unassign(&numbers, &gone), said))
 }
 
 /// What a device of the metadata is joined to its hostdev by. A virtual function whose address is not written down is
@@ -151,7 +171,7 @@ mod tests {
         );
         let id = |text: &str| DeviceId::parse(text).unwrap();
         type Case<'a> = (&'a str, &'a [DeviceId], bool, Result<String, &'a str>);
-        let cases: [Case<'_>; 10] = [
+        let cases: [Case<'_>; 12] = [
             (&one, &[], false, Ok(xml("", &other))),
             (&one, &[id(UUID)], false, Ok(xml("", &other))),
             (&one, &[id(VF)], false, Err("its metadata names no device 0000:41:00.5")),
@@ -161,6 +181,9 @@ mod tests {
             (&two, &[id(UUID), id(UUID)], false, Ok(xml(&ours(&vf), &(pci.to_owned() + &other)))),
             (&two, &[id(UUID), id(VF)], false, Ok(xml("", &other))),
             (&xml("", &hostdev), &[], true, Err("its metadata names no device")),
+            // Its card's driver is not loaded: which function is its?
+            (&xml(&ours("<m:device type='1145'/>"), pci), &[], false, Err("which <hostdev> a device (1145) has cannot be told now")),
+            (&xml(&ours("<m:device type='1145'/>"), ""), &[], false, Ok(xml("", ""))),
             (
                 &xml(&ours(&mdev), "").replace("</devices></domain>", &format!("</devices><q:commandline><q:arg value='-device'/><q:arg value='vfio-pci,sysfsdev=/sys/bus/mdev/devices/{UUID}'/></q:commandline></domain>")),
                 &[],
