@@ -102,8 +102,8 @@ test-vm: package selinux deps-vm $(if $(SCENARIO),,dist) ## scenarios on real ho
 test-vm-all: package selinux dist deps-vm ## all scenarios on each of the hosts: hours
 	tests/vm/run --everywhere
 
-soak: package deps-vm ## starts and stops, and migrations, on real hosts, many times as many as in make test: hours (SOAK=n: n times)
-	SOAK=$(or $(SOAK),200) tests/vm/run cycles migrate
+soak: package deps-vm ## random kills, starts and stops, migrations, on real hosts, many times as many as in make test: hours (SOAK=n: n times)
+	SOAK=$(or $(SOAK),200) tests/vm/run soak cycles migrate
 
 test-emulator: build deps-emulator ## the emulated host's own tests, and the programs on it
 	VIRT_MDEV_BUILT=$(abspath $(BUILT)) $(EMULATOR_CARGO) test $(EMULATOR) --release --locked --quiet
