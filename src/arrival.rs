@@ -86,7 +86,7 @@ pub fn choose(wanted: &Wanted, here: &Functions, default: Placement) -> Result<P
     };
     Err(Refusal::NoRoom {
         what: printable(&wanted.wish.to_string()).to_string(),
-        place: list(&here.cards.iter().map(ToString::to_string).collect::<Vec<_>>()),
+        place: list(&here.cards),
         left: format!("no free function takes it now{held}"),
         hint: None,
     })

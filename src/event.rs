@@ -40,6 +40,17 @@ pub enum Action {
     Nothing,
 }
 
+impl Action {
+    /// Whether libvirt heeds a refusal, and makes it an error of whoever has asked for the domain. It kills the domain if a
+    /// reconnect fails, and ignores the status of a release.
+    pub fn may_refuse(self) -> bool {
+        match self {
+            Self::Prepare | Self::Label | Self::Arrive => true,
+            Self::Follow | Self::Compare | Self::Release | Self::Nothing => false,
+        }
+    }
+}
+
 /// `NAME OPERATION SUBOPERATION` of the hook's arguments (the fourth says why, and nothing depends on it).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {

@@ -48,20 +48,19 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         Action::Release => hand_over(&host, &call, release),
         Action::Arrive => begin_arrive(&host, &call),
     };
-    match call.event.action() {
-        Action::Prepare | Action::Label | Action::Arrive => act().map_or_else(
-            |refusal| {
-                refuse(&call.name, &refusal);
-                ExitCode::FAILURE
-            },
-            |()| ExitCode::SUCCESS,
-        ),
-        // libvirt kills the domain if a reconnect fails, and ignores the status of a release. Neither may fail for
-        // anything, a mistake of ours included.
-        _ => never_fail(&call, act),
+    if !call.event.action().may_refuse() {
+        return never_fail(&call, act);
+    }
+    match act() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(refusal) => {
+            refuse(&call.name, &refusal);
+            ExitCode::FAILURE
+        }
     }
 }
 
+/// Not for anything, a mistake of ours included.
 fn never_fail(call: &Call, act: impl FnOnce() -> Result<(), Refusal>) -> ExitCode {
     match catch_unwind(AssertUnwindSafe(act)) {
         Ok(Ok(())) => {}

@@ -49,13 +49,7 @@ mod tests {
 
     fn offer(parent: &str, card: &str, free: u32) -> Offer {
         Offer {
-            place: Place {
-                backend: Backend::Mdev,
-                parent: Parent::parse(parent).unwrap(),
-                kind: TypeId::parse("t").unwrap(),
-                arguments: String::new(),
-                name: None,
-            },
+            place: Place::new(Backend::Mdev, Parent::parse(parent).unwrap(), TypeId::parse("t").unwrap()),
             fit: Match::Id,
             name: None,
             api: "vfio-pci".to_owned(),

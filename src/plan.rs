@@ -156,7 +156,7 @@ fn found(
             let on = match wanted.parents.as_slice() {
                 [] => String::new(),
                 parents => {
-                    format!(" on {}", list(&parents.iter().map(ToString::to_string).collect::<Vec<_>>()))
+                    format!(" on {}", list(parents))
                 }
             };
             return Err(Refusal::OtherDevice {
@@ -259,7 +259,7 @@ fn why(
     let left = left.map_or_else(|| "free places unknown".to_owned(), |left| format!("{left} left"));
     let named = request.wanted.as_ref().filter(|_| sight.relocated).map(|wanted| wanted.parents.as_slice());
     let instead = named.map(|named| {
-        let named = list(&named.iter().map(ToString::to_string).collect::<Vec<_>>());
+        let named = list(named);
         format!(", in place of {named}, which this host does not have")
     });
     let reason = match (wanted.parents.as_slice(), others) {
@@ -329,7 +329,7 @@ pub fn fitting(request: &Request, wanted: &Wanted, sight: &Sight) -> Result<Vec<
         let names =
             sight.known.iter().flat_map(|known| known.split('"').map(str::trim)).filter(|n| !n.is_empty());
         if !sight.card_holders.is_empty() {
-            let card = list(&sight.parents.iter().map(ToString::to_string).collect::<Vec<_>>());
+            let card = list(&sight.parents);
             let held = room::held_by(&sight.card_holders.iter().collect::<Vec<_>>());
             let what = printable(&wanted.wish.to_string()).to_string();
             let left = format!("not creatable there now, its card's functions are held by {held}");

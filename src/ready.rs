@@ -35,11 +35,10 @@ pub enum Awaited {
 
 impl fmt::Display for Awaited {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = |parents: &[Parent]| list(&parents.iter().map(Parent::to_string).collect::<Vec<_>>());
         match self {
-            Self::Parents(parents) if parents.len() > 1 => write!(f, "one of the parents {}", names(parents)),
-            Self::Parents(parents) => write!(f, "the parent {}", names(parents)),
-            Self::Types(parents) => write!(f, "the types of {}", names(parents)),
+            Self::Parents(parents) if parents.len() > 1 => write!(f, "one of the parents {}", list(parents)),
+            Self::Parents(parents) => write!(f, "the parent {}", list(parents)),
+            Self::Types(parents) => write!(f, "the types of {}", list(parents)),
             Self::Type { wish, numa } => {
                 write!(f, "a parent with the type \"{}\"", printable(&wish.to_string()))?;
                 numa.map_or(Ok(()), |numa| write!(f, " on NUMA node {numa}"))

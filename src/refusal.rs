@@ -75,9 +75,9 @@ pub enum Refusal {
     NoArgumentsThere { device: DeviceId, parent: Parent },
     #[error("device {device}: its arguments are longer than the {limit} bytes that a driver can be given")]
     ArgumentsTooLong { device: DeviceId, limit: usize },
-    #[error("type \"{}\" is not offered by {}", printable(&wish.to_string()), list(&names(parents)))]
+    #[error("type \"{}\" is not offered by {}", printable(&wish.to_string()), list(parents))]
     NoSuchType { wish: TypeWish, parents: Vec<Parent>, known: Vec<String>, meant: Option<String> },
-    #[error("type \"{}\" fits several types of {parent} but for upper and lower case: {}", printable(&wish.to_string()), list(&ids(found)))]
+    #[error("type \"{}\" fits several types of {parent} but for upper and lower case: {}", printable(&wish.to_string()), list(found))]
     AmbiguousType { wish: TypeWish, parent: Parent, found: Vec<TypeId> },
     #[error("no parent of type \"{}\" is on NUMA node {numa}", printable(&wish.to_string()))]
     NotOnNode { wish: TypeWish, numa: u32, elsewhere: Vec<String> },
@@ -318,14 +318,6 @@ impl Refusal {
             _ => None,
         }
     }
-}
-
-fn names(parents: &[Parent]) -> Vec<String> {
-    parents.iter().map(Parent::to_string).collect()
-}
-
-fn ids(types: &[TypeId]) -> Vec<String> {
-    types.iter().map(TypeId::to_string).collect()
 }
 
 /// The candidate that `word` was probably meant to be.

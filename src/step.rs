@@ -224,6 +224,13 @@ fn destroy(device: &DeviceId, place: &Place) -> Step {
     Step::Destroy { device: device.clone(), place: place.clone() }
 }
 
+impl Place {
+    /// A type on a parent, of which nothing else is known yet.
+    pub fn new(backend: Backend, parent: Parent, kind: TypeId) -> Self {
+        Self { backend, parent, kind, arguments: String::new(), name: None }
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // A virtual function of vendor VFIO is the device itself.
@@ -275,13 +282,7 @@ mod tests {
     }
 
     fn place() -> Place {
-        Place {
-            backend: Backend::Mdev,
-            parent: Parent::parse("mtty").unwrap(),
-            kind: TypeId::parse("mtty-2").unwrap(),
-            arguments: String::new(),
-            name: None,
-        }
+        Place::new(Backend::Mdev, Parent::parse("mtty").unwrap(), TypeId::parse("mtty-2").unwrap())
     }
 
     #[test]

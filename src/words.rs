@@ -95,15 +95,16 @@ pub fn errno(error: &io::Error) -> String {
 const LISTED: usize = 8;
 
 /// `items` as `a, b and c`; of very many, the first ones and how many more there are.
-pub fn list(items: &[String]) -> String {
+pub fn list<T: fmt::Display>(items: &[T]) -> String {
+    let joined = |items: &[T]| items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     match items {
         [..] if items.len() > LISTED => {
             let first = items.get(..LISTED - 1).unwrap_or_default();
-            format!("{} and {} more", first.join(", "), items.len() - first.len())
+            format!("{} and {} more", joined(first), items.len() - first.len())
         }
         [] => String::new(),
-        [one] => one.clone(),
-        [most @ .., last] => format!("{} and {last}", most.join(", ")),
+        [one] => one.to_string(),
+        [most @ .., last] => format!("{} and {last}", joined(most)),
     }
 }
 

@@ -79,13 +79,7 @@ pub fn read_type(host: &Host, parent: &Parent, kind: TypeId) -> Type {
         api: file(API).unwrap_or_default(),
         free: file(FREE).and_then(|text| text.trim().parse().ok()),
         description: file(DESCRIPTION),
-        place: Place {
-            backend: Backend::Mdev,
-            parent: parent.clone(),
-            kind,
-            arguments: String::new(),
-            name: None,
-        },
+        place: Place::new(Backend::Mdev, parent.clone(), kind),
     }
 }
 
@@ -109,13 +103,7 @@ pub fn offers(host: &Host, parent: &Parent, wish: &TypeWish) -> Result<Vec<Offer
             None
         });
         let Some(fit) = wish.matches(&kind, name.as_deref()) else { continue };
-        let place = Place {
-            backend: Backend::Mdev,
-            parent: parent.clone(),
-            kind,
-            arguments: String::new(),
-            name: None,
-        };
+        let place = Place::new(Backend::Mdev, parent.clone(), kind);
         let file = |name: &str| host.read_if_there(&format!("{}/{name}", type_path(parent, &place.kind)));
         let max = file(DESCRIPTION).ok().flatten().and_then(|text| max_instances(&text));
         offers.push(Offer {
@@ -195,7 +183,7 @@ pub fn existing(host: &Host, device: &MdevUuid, parent: Parent) -> Result<Option
     let Some(kind) = host.link_name(&format!("{path}/{TYPE_LINK}"))? else { return Ok(None) };
     let odd = |_| Trouble::new("read the type of", &host.path(&path), std::io::Error::other("not a name"));
     let kind = TypeId::parse(&kind).map_err(odd)?;
-    let place = Place { backend: Backend::Mdev, parent, kind, arguments: String::new(), name: None };
+    let place = Place::new(Backend::Mdev, parent, kind);
     Ok(Some(Existing { place, typed: true, name: None, api: String::new() }))
 }
 

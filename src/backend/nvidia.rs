@@ -73,7 +73,7 @@ pub fn creatable(host: &Host, parent: &Parent) -> Result<Vec<Row>, Trouble> {
 
 /// A type on a function.
 pub fn place(function: &Parent, kind: TypeId) -> Place {
-    Place { backend: Backend::Nvidia, parent: function.clone(), kind, arguments: String::new(), name: None }
+    Place::new(Backend::Nvidia, function.clone(), kind)
 }
 
 /// The types that fit a wish.

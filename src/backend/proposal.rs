@@ -62,13 +62,7 @@ pub fn rows(host: &Host, parent: &Parent) -> Result<Vec<Row>, Trouble> {
 pub fn offers(host: &Host, parent: &Parent, wish: &TypeWish, named: bool) -> Result<Vec<Offer>, Trouble> {
     let listing = listing(host, parent)?;
     let offer = |kind: TypeId, fit, name, max| {
-        let place = Place {
-            backend: Backend::Proposal,
-            parent: parent.clone(),
-            kind,
-            arguments: String::new(),
-            name: None,
-        };
+        let place = Place::new(Backend::Proposal, parent.clone(), kind);
         Offer {
             fit,
             name,
@@ -137,7 +131,7 @@ pub fn existing(host: &Host, device: &MdevUuid, parent: Parent) -> Result<Option
     }
     let odd = |_| Trouble::new("read the type of", &host.path(&path), std::io::Error::other("not a name"));
     let kind = TypeId::parse("a type that cannot be read back").map_err(odd)?;
-    let place = Place { backend: Backend::Proposal, parent, kind, arguments: String::new(), name: None };
+    let place = Place::new(Backend::Proposal, parent, kind);
     Ok(Some(Existing { place, typed: false, name: None, api: String::new() }))
 }
 

@@ -254,7 +254,7 @@ fn none(host: &Host, wanted: &Wanted, functions: &[Parent]) -> Result<Refusal, T
         let held = plan::held_by(&holders.iter().collect::<Vec<_>>());
         let left = format!("not creatable there now, functions are held by {held}");
         let hint = meant.map(|meant| format!("did you mean \"{meant}\"? What does not fit now is not listed: --force writes it all the same"));
-        return Ok(Refusal::NoRoom { what: what(wanted), place: names(&cards), left, hint });
+        return Ok(Refusal::NoRoom { what: what(wanted), place: list(&cards), left, hint });
     }
     Ok(Refusal::NoSuchType { wish: wanted.wish.clone(), parents: cards, known, meant })
 }
@@ -274,14 +274,14 @@ fn too_few(
                 .filter_map(|function| Parent::parse(&card(host, function, &wanted.wish)).ok());
             let mut cards: Vec<Parent> = cards.collect();
             cards.dedup();
-            names(&cards)
+            list(&cards)
         }
-        named => names(named),
+        named => list(named),
     };
     let more = assigned.len();
     assigned.sort();
     assigned.dedup();
-    let by = list(&assigned.iter().map(|name| printable(name).to_string()).collect::<Vec<_>>());
+    let by = list(&assigned.iter().map(|name| printable(name)).collect::<Vec<_>>());
     let others = if more == 0 { String::new() } else { format!(", {more} in use by the definition of {by}") };
     let left = format!("{} free, {count} needed{others}", free.len());
     let hint = (!assigned.is_empty()).then(|| {
@@ -292,10 +292,6 @@ fn too_few(
 
 fn what(wanted: &Wanted) -> String {
     printable(&wanted.wish.to_string()).to_string()
-}
-
-fn names(parents: &[Parent]) -> String {
-    list(&parents.iter().map(ToString::to_string).collect::<Vec<_>>())
 }
 
 fn meant(wanted: &Wanted, known: &[String]) -> Option<String> {

@@ -58,11 +58,6 @@ impl Row {
     }
 }
 
-/// A place by which a parent's card is found: nobody asks for its type.
-fn anywhere(backend: Backend, parent: &Parent, kind: &TypeId) -> Place {
-    Place { backend, parent: parent.clone(), kind: kind.clone(), arguments: String::new(), name: None }
-}
-
 /// All types of all parents. What cannot be read of one is warned about, and leaves the others to be seen.
 pub(super) fn rows(host: &Host) -> Result<Vec<Row>, Failure> {
     let mut rows = Vec::new();
@@ -71,7 +66,7 @@ pub(super) fn rows(host: &Host) -> Result<Vec<Row>, Failure> {
     for parent in mdev::parents(host)? {
         let mut card = None;
         for kind in or_warn(mdev::type_ids(host, &parent)) {
-            let place = anywhere(Backend::Mdev, &parent, &kind);
+            let place = Place::new(Backend::Mdev, parent.clone(), kind.clone());
             let card = card.get_or_insert_with(|| backend::card(host, &place));
             let key = (card.clone(), kind);
             let found = match known.get(&key) {
@@ -103,7 +98,7 @@ pub(super) fn rows(host: &Host) -> Result<Vec<Row>, Failure> {
         let listed = or_warn(proposal::rows(host, &parent));
         let rows_of_it = listed.iter().filter_map(|row| {
             let kind = TypeId::parse(&row.id.to_string()).ok()?;
-            let card = backend::card(host, &anywhere(Backend::Proposal, &parent, &kind));
+            let card = backend::card(host, &Place::new(Backend::Proposal, parent.clone(), kind.clone()));
             Row::of(row, Backend::Proposal, &parent, &card)
         });
         rows.extend(rows_of_it);
@@ -123,7 +118,7 @@ fn functions(host: &Host) -> Result<Vec<Row>, Failure> {
         let mut card = None;
         for listed in &creatable {
             let Ok(kind) = TypeId::parse(&listed.id.to_string()) else { continue };
-            let place = anywhere(Backend::Nvidia, &function, &kind);
+            let place = Place::new(Backend::Nvidia, function.clone(), kind.clone());
             let card = card.get_or_insert_with(|| backend::card(host, &place));
             let (Ok(parent), Some(row)) =
                 (Parent::parse(card), Row::of(listed, Backend::Nvidia, &function, card))

@@ -190,13 +190,7 @@ fn offers(
             }
             // A virtual function lists only what fits now.
             if *backend == Backend::Nvidia {
-                let place = Place {
-                    backend: *backend,
-                    parent: parent.clone(),
-                    kind: wish.as_id(),
-                    arguments: String::new(),
-                    name: None,
-                };
+                let place = Place::new(*backend, parent.clone(), wish.as_id());
                 sight.card_holders = holders(host, records, &place)?;
                 sight.full_card = Some(backend::card(host, &place));
             }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::backend::Backend;
 use crate::domain::Wanted;
-use crate::ids::DeviceId;
+use crate::ids::{DeviceId, Parent};
 use crate::placement::Taken;
 use crate::refusal::Refusal;
 use crate::request::Request;
@@ -19,7 +19,7 @@ pub(super) fn no_room(
     sight: &Sight,
     taken: &Taken,
 ) -> Refusal {
-    let parents: Vec<String> = offers.iter().map(|offer| offer.place.parent.to_string()).collect();
+    let parents: Vec<&Parent> = offers.iter().map(|offer| &offer.place.parent).collect();
     let free: u64 = offers.iter().filter_map(|offer| offer.free).map(u64::from).sum();
     let max: Option<u64> = offers.iter().map(|offer| offer.max.map(u64::from)).sum();
     let of = max.map(|max| format!(" of {max}")).unwrap_or_default();
@@ -41,7 +41,7 @@ pub(super) fn no_room(
     };
     let elsewhere = elsewhere(&sight.elsewhere).map(|others| match &request.wanted {
         Some(_) => {
-            let named = list(&wanted.parents.iter().map(ToString::to_string).collect::<Vec<_>>());
+            let named = list(&wanted.parents);
             format!("{others}; drop parent=\"{}\" to let virt-mdev choose", printable(&named))
         }
         None => format!("{others}; describe the device in the domain's metadata, without a parent, to let virt-mdev choose"),
