@@ -24,7 +24,7 @@ configure 'enabled = false'
 by_hand mtty/mdev_supported_types/mtty-2 "$device"
 udevadm settle
 node=$(node_of "$device")
-refused vm1 "Could not open '$node': Permission denied"
+refused vm1 'Permission denied' "$node"
 [[ $error != *'Hook script'* ]] || fail "expected no word of the hook, saw: $error"
 equal "label of the host's node" '0:0 600' "$(label_of "$node")"
 missing "$(record_of vm1)" "$state/devices/$device"
