@@ -95,13 +95,15 @@ pub fn offers(host: &Host, parent: &Parent, wish: &TypeWish) -> Result<Vec<Offer
     let id = wish.as_id();
     let kinds =
         if host.kind(&type_path(parent, &id))?.is_some() { vec![id] } else { type_ids(host, parent)? };
-    let mut offers = Vec::new();
+    let (mut offers, mut nameless) = (Vec::new(), None);
     for kind in kinds {
-        // One that cannot say its name is no reason against the others, and by its id it is found all the same.
-        let name = type_name(host, parent, &kind).unwrap_or_else(|trouble| {
-            log::warn!("{trouble}");
-            None
-        });
+        let name = match type_name(host, parent, &kind) {
+            Ok(name) => name,
+            Err(trouble) => {
+                nameless = nameless.or(Some(trouble));
+                None
+            }
+        };
         let Some(fit) = wish.matches(&kind, name.as_deref()) else { continue };
         let place = Place::new(Backend::Mdev, parent.clone(), kind);
         let file = |name: &str| host.read_if_there(&format!("{}/{name}", type_path(parent, &place.kind)));
@@ -119,7 +121,11 @@ pub fn offers(host: &Host, parent: &Parent, wish: &TypeWish) -> Result<Vec<Offer
             place,
         });
     }
-    Ok(offers)
+    match nameless {
+        // It may be the one. Otherwise it is no reason against the others.
+        Some(trouble) if offers.is_empty() => Err(trouble),
+        _ => Ok(offers),
+    }
 }
 
 /// `available_instances` of a type. Types of one parent share a pool, so this changes with every create.

@@ -309,6 +309,11 @@ let_go() {
     lockers=()
 }
 
+# waits_in_line PID: that process waits for a lock that somebody else has.
+waits_in_line() {
+    grep -q -- "-> FLOCK .* $1 " /proc/locks
+}
+
 stopped() { # PID
     grep -qs '^State:[[:space:]]T' "/proc/$1/status"
 }

@@ -74,6 +74,7 @@ wait_for 10 "the hook to end" ended "$hook"
 step "the release is killed as well: the next start settles it"
 begun_until waits_for_lock
 want_lock domain "$(domain_uuid vm1)" # gets it when prepare dies, before release does
+wait_for 10 "whoever wants the lock to wait for it" waits_in_line "${lockers[-1]}"
 kill -KILL "$hook"
 wait_for 30 "our release" our_hook release
 kill -KILL "$(our_hook release)"
