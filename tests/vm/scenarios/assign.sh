@@ -55,9 +55,12 @@ echo "$tree"
 contains "virt-mdev list --tree" "$(grep -F "$device" <<<"$tree")" "mtty-2 → vm1"
 contains "virt-mdev list --tree" "$(grep "^mtty" <<<"$tree")" mtty
 
-step "a start that fails is told in virsh's words"
+step "a start that cannot be is refused before anything is changed"
 refuses virt-mdev assign vm1 mtty-1 --count 2 --attribute settings/first=1 --start
-contains "the refusal" "$error" "error: vm1: Domain is already active"
+contains "the refusal" "$error" "error: vm1: runs already, and cannot be started"
+mapfile -t three < <(assigned vm1)
+equal "devices of the domain" 1 "${#three[@]}"
+virt-mdev assign vm1 mtty-1 --count 2 --attribute settings/first=1
 mapfile -t three < <(assigned vm1)
 equal "devices of the domain" 3 "${#three[@]}"
 runs_with vm1 "$device"
