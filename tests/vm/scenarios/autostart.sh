@@ -1,3 +1,4 @@
+# limit: 900 seconds
 # What mdevctl's definitions say is to start comes up with its parent, once, by udev
 # and a unit, where the configuration says so.
 definitions=/etc/mdevctl.d
@@ -40,7 +41,7 @@ configure '[udev]
 autostart = true'
 contains "doctor" "$(virt-mdev doctor 2>&1 || true)" "is brought up by mdevctl, by /usr/lib/udev/rules.d/60-mdevctl.rules" "60-mdevctl.rules has mdevctl bring up what is defined" "ln -s /dev/null"
 reload
-wait_for 60 "udev" idle
+wait_for 240 "udev" idle
 equal "units of ours" "" "$(systemctl list-units --all --no-legend 'virt-mdev-autostart@*')"
 
 step "masked: 55 come up once each, five are named in the journal"
@@ -50,7 +51,7 @@ udevadm control --reload
 since=$(date +%s)
 reload
 wait_for 120 "55 devices" there 55
-wait_for 60 "udev" idle
+wait_for 240 "udev" idle
 there 55 || fail "expected 55 devices to stay, there are $(find "$devices" -type l | wc -l)"
 journal=$(journalctl -q -u 'virt-mdev-autostart@*' --since "@$since" -o cat)
 equal "lines of what was started" 55 "$(grep -c '^started ' <<<"$journal")"
@@ -83,7 +84,7 @@ since=$(date +%s)
 storm
 counted "udev: 200 events of parents took $took ms, without the rule $without ms"
 if pgrep -x virt-mdev-udev; then fail "expected no process of ours after the last event"; fi
-wait_for 60 "udev" idle
+wait_for 240 "udev" idle
 equal "devices" "$before" "$(find "$devices/" -mindepth 1 -printf "%f %i\n" | sort)"
 equal "what was started" "" "$(journalctl -q -u 'virt-mdev-autostart@*' --since "@$since" -o cat | grep '^started ')"
 
@@ -92,7 +93,7 @@ systemctl start "$daemon.service"
 step "the parents go and come back, and so do the devices"
 reload
 wait_for 120 "55 devices" there 55
-wait_for 60 "udev" idle
+wait_for 240 "udev" idle
 
 step "a domain uses one and leaves it"
 device=$(uuid 201)
@@ -110,7 +111,7 @@ for number in 5 4 3 2 1; do rm -r "$(damaged "$number")"; done
 rm -r "$definitions"/{mtty,mbochs,mdpy} /run/udev/rules.d/60-mdevctl.rules
 udevadm control --reload
 rmmod mtty mbochs mdpy
-wait_for 60 "udev" idle
+wait_for 240 "udev" idle
 systemctl reset-failed 'virt-mdev-autostart@*' 2>/dev/null || true
 modprobe -a mtty mbochs mdpy
-wait_for 60 "udev" idle
+wait_for 240 "udev" idle
