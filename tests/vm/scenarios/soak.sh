@@ -84,7 +84,7 @@ kill_hook() { # OPERATION...
     local operations=("$@") pids
     comes "(virt-mdev-hook|50-virt-mdev) [^ ]+ ${operations[RANDOM % $#]} " || return 0
     sleep "0.0$((RANDOM % 10))"
-    mapfile -t pids < <(pgrep -f '(virt-mdev-hook|50-virt-mdev) [^ ]+ [a-z]+ ')
+    mapfile -t pids < <(pgrep -f '(virt-mdev-hook|50-virt-mdev) [^ ]+ [a-z]+ ' || true)
     [[ ${#pids[@]} -gt 0 ]] || return 0
     # The hook, its worker, or whoever of them.
     if kill -KILL "${pids[RANDOM % ${#pids[@]}]}" 2>/dev/null; then hit=1; fi
