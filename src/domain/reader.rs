@@ -297,7 +297,8 @@ impl Found {
             }
             (At::OurDevice, _) => Err(unknown_element("device", start, &["attribute", "argument"])),
             (At::OurLeaf(name), _) => Err(unknown_element(name, start, &[])),
-            _ => Ok(At::Elsewhere),
+            // Nothing of ours is passed over.
+            _ => Err(unknown_element("metadata", start, &[])),
         }
     }
 
