@@ -21,7 +21,7 @@ pub struct Offer {
     pub api: String,
     /// How many more of this type fit now; `None` where the interface does not say, and the write decides.
     pub free: Option<u32>,
-    /// How many fit when the card is empty, where the driver says so.
+    /// How many fit when the card is empty, where the driver says so; of an mdev, looked at where there may be too few.
     pub max: Option<u32>,
     /// The physical card: the physical function of a virtual one, else the parent itself.
     pub card: String,

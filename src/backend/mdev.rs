@@ -45,6 +45,11 @@ pub fn parent_path(parent: &Parent) -> String {
     format!("{PARENTS}/{parent}")
 }
 
+/// The directory of a parent's types, below the host's root.
+pub fn types_path(parent: &Parent) -> String {
+    format!("{PARENTS}/{parent}/{TYPES}")
+}
+
 /// A device's directory, below the host's root.
 pub fn device_path(device: &MdevUuid) -> String {
     format!("{DEVICES}/{device}")
@@ -57,12 +62,12 @@ pub fn is_parent(host: &Host, parent: &Parent) -> Result<bool, Trouble> {
 
 /// Ids of a parent's types.
 pub fn type_ids(host: &Host, parent: &Parent) -> Result<Vec<TypeId>, Trouble> {
-    let names = host.names(&format!("{PARENTS}/{parent}/{TYPES}"))?;
+    let names = host.names(&types_path(parent))?;
     Ok(names.iter().filter_map(|name| TypeId::parse(name).ok()).collect())
 }
 
 fn type_path(parent: &Parent, kind: &TypeId) -> String {
-    format!("{PARENTS}/{parent}/{TYPES}/{kind}")
+    format!("{}/{kind}", types_path(parent))
 }
 
 /// The vendor's name for a type.
@@ -92,6 +97,7 @@ pub fn type_like(host: &Host, parent: &Parent, like: &Type) -> Type {
 
 /// The parent's types that fit the wish. A wish that is the id of one of them is answered without a listing.
 pub fn offers(host: &Host, parent: &Parent, wish: &TypeWish) -> Result<Vec<Offer>, Trouble> {
+    let host = &host.near(&parent_path(parent));
     let id = wish.as_id();
     let kinds =
         if host.kind(&type_path(parent, &id))?.is_some() { vec![id] } else { type_ids(host, parent)? };
@@ -106,13 +112,12 @@ pub fn offers(host: &Host, parent: &Parent, wish: &TypeWish) -> Result<Vec<Offer
         };
         let Some(fit) = wish.matches(&kind, name.as_deref()) else { continue };
         let place = Place::new(Backend::Mdev, parent.clone(), kind);
-        let file = |name: &str| host.read_if_there(&format!("{}/{name}", type_path(parent, &place.kind)));
-        let max = file(DESCRIPTION).ok().flatten().and_then(|text| max_instances(&text));
+        let api = host.read_if_there(&format!("{}/{API}", type_path(parent, &place.kind)))?;
         offers.push(Offer {
             fit,
-            api: file(API)?.unwrap_or_default(),
+            api: api.unwrap_or_default(),
             free: Some(free(host, &place)?),
-            max,
+            max: None,
             card: super::card(host, &place),
             numa: super::numa(host, &parent_path(parent)),
             holders: Vec::new(),
@@ -136,6 +141,12 @@ pub fn free(host: &Host, place: &Place) -> Result<u32, Trouble> {
         doing: format!("understand /{path}"),
         error: std::io::Error::other(format!("\"{}\" is not a number", crate::words::printable(&text))),
     })
+}
+
+/// How many of a type fit on an empty card, if its description says so.
+pub fn max(host: &Host, place: &Place) -> Option<u32> {
+    let path = format!("{}/{DESCRIPTION}", type_path(&place.parent, &place.kind));
+    host.read(&path).ok().and_then(|text| max_instances(&text))
 }
 
 /// `max_instance=16` among the pairs of a description.
@@ -185,7 +196,7 @@ pub fn is_there(host: &Host, device: &MdevUuid, parent: &Parent) -> bool {
 
 /// A device of this parent, if it has a type: a link in its directory names it.
 pub fn existing(host: &Host, device: &MdevUuid, parent: Parent) -> Result<Option<Existing>, Trouble> {
-    let path = format!("{DEVICES}/{device}");
+    let path = format!("{PARENTS}/{parent}/{device}");
     let Some(kind) = host.link_name(&format!("{path}/{TYPE_LINK}"))? else { return Ok(None) };
     let odd = |_| Trouble::new("read the type of", &host.path(&path), std::io::Error::other("not a name"));
     let kind = TypeId::parse(&kind).map_err(odd)?;

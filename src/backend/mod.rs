@@ -156,16 +156,22 @@ pub fn located(host: &Host, device: &DeviceId) -> Result<Option<Existing>, Troub
         // With either interface a link on the bus leads into the parent's directory.
         DeviceId::Mdev(uuid) => match parent_of(host, uuid)? {
             None => Ok(None),
-            Some(parent) => match mdev::existing(host, uuid, parent.clone())? {
-                None => proposal::existing(host, uuid, parent),
-                found => Ok(found),
-            },
+            Some(parent) => located_on(host, uuid, parent),
         },
         DeviceId::Vf(address) => nvidia::existing(host, address),
     }
 }
 
-fn parent_of(host: &Host, device: &MdevUuid) -> Result<Option<Parent>, Trouble> {
+/// The same for a device of this parent.
+pub fn located_on(host: &Host, device: &MdevUuid, parent: Parent) -> Result<Option<Existing>, Trouble> {
+    match mdev::existing(host, device, parent.clone())? {
+        None => proposal::existing(host, device, parent),
+        found => Ok(found),
+    }
+}
+
+/// In whose directory a device lies, by the link on the bus.
+pub fn parent_of(host: &Host, device: &MdevUuid) -> Result<Option<Parent>, Trouble> {
     let path = mdev::device_path(device);
     let odd = |_| Trouble::new("read the parent of", &host.path(&path), std::io::Error::other("not a name"));
     host.link_parent(&path)?.map(|parent| Parent::parse(&parent).map_err(odd)).transpose()

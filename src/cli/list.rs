@@ -9,8 +9,8 @@ use super::table::{Column, Line, table};
 use super::terminal::Terminal;
 use super::{Failure, or_warn, prometheus, to_json, tree, types};
 use crate::backend::{self, Backend, mdev, nvidia};
-use crate::host::{Host, holders};
-use crate::ids::{DeviceId, Parent, PciAddress, TypeId};
+use crate::host::{Host, Trouble, holders};
+use crate::ids::{DeviceId, MdevUuid, Parent, PciAddress, TypeId};
 use crate::reap::{self, Standing};
 use crate::record::{Named, Phase, Record, Records, State};
 use crate::seen::Existing;
@@ -84,8 +84,13 @@ impl Common {
 }
 
 /// A device as the host shows it; `None` for a function without a type.
-pub(super) fn present(host: &Host, device: &DeviceId, common: &mut Common) -> Option<Row> {
-    let found = or_warn(backend::located(host, device));
+pub(super) fn present(
+    host: &Host,
+    device: &DeviceId,
+    found: Result<Option<Existing>, Trouble>,
+    common: &mut Common,
+) -> Option<Row> {
+    let found = or_warn(found);
     if found.is_none() && matches!(device, DeviceId::Vf(_)) {
         return None;
     }
@@ -159,15 +164,34 @@ fn still_there(host: &Host, record: &Record, device: &DeviceId) -> String {
 /// All devices that are there or recorded. What cannot be read of one is warned about, and leaves the others to be seen.
 pub(super) fn rows(host: &Host) -> Result<Vec<Row>, Failure> {
     let records = Records::new(host);
-    let mdevs = mdev::devices(host)?.into_iter().map(DeviceId::Mdev);
-    let functions = nvidia::parents(host)?;
-    let functions =
-        functions.iter().filter_map(|parent| PciAddress::parse(&parent.to_string()).ok()).map(DeviceId::Vf);
     let mut common = Common::default();
-    let mut rows: BTreeMap<DeviceId, Row> = mdevs
-        .chain(functions)
-        .filter_map(|device| present(host, &device, &mut common).map(|row| (device, row)))
-        .collect();
+    let mut rows = BTreeMap::new();
+    let mut add = |host: &Host, device: DeviceId, found| {
+        if let Some(row) = present(host, &device, found, &mut common) {
+            rows.insert(device, row);
+        }
+    };
+    let mut parents: BTreeMap<Parent, Vec<MdevUuid>> = BTreeMap::new();
+    for uuid in mdev::devices(host)? {
+        match backend::parent_of(host, &uuid) {
+            Ok(Some(parent)) => parents.entry(parent).or_default().push(uuid),
+            other => add(host, DeviceId::Mdev(uuid), other.map(|_| None)),
+        }
+    }
+    for (parent, uuids) in parents {
+        let host = &host.near(&mdev::parent_path(&parent));
+        for uuid in uuids {
+            let found = backend::located_on(host, &uuid, parent.clone());
+            add(host, DeviceId::Mdev(uuid), found);
+        }
+    }
+    for parent in nvidia::parents(host)? {
+        if let Ok(address) = PciAddress::parse(&parent.to_string()) {
+            let function = DeviceId::Vf(address);
+            let found = backend::located(host, &function);
+            add(host, function, found);
+        }
+    }
     for record in records.domains()?.iter().filter_map(|domain| or_warn(records.read(domain))) {
         for row in recorded(host, &record, |device| rows.get(device).cloned()) {
             rows.insert(row.uuid.clone(), row);

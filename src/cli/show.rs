@@ -97,7 +97,8 @@ fn look(host: &Host, who: &str) -> Result<Shown, Failure> {
         None => (None, DeviceId::parse(who).ok()),
     };
     let present = |device: &DeviceId| {
-        list::present(host, device, &mut Common::default()).filter(|row| row.parent.is_some())
+        let found = backend::located(host, device);
+        list::present(host, device, found, &mut Common::default()).filter(|row| row.parent.is_some())
     };
     let mut rows = record.as_ref().map_or_else(Vec::new, |record| list::recorded(host, record, present));
     if let Some(only) = &only {

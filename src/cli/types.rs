@@ -65,13 +65,14 @@ pub(super) fn rows(host: &Host) -> Result<Vec<Row>, Failure> {
     let mut known: BTreeMap<(String, TypeId), mdev::Type> = BTreeMap::new();
     for parent in mdev::parents(host)? {
         let mut card = None;
-        for kind in or_warn(mdev::type_ids(host, &parent)) {
+        let near = &host.near(&mdev::types_path(&parent));
+        for kind in or_warn(mdev::type_ids(near, &parent)) {
             let place = Place::new(Backend::Mdev, parent.clone(), kind.clone());
             let card = card.get_or_insert_with(|| backend::card(host, &place));
             let key = (card.clone(), kind);
             let found = match known.get(&key) {
-                Some(like) => mdev::type_like(host, &parent, like),
-                None => mdev::read_type(host, &parent, key.1.clone()),
+                Some(like) => mdev::type_like(near, &parent, like),
+                None => mdev::read_type(near, &parent, key.1.clone()),
             };
             if found.name.is_some() {
                 known.entry(key).or_insert_with(|| found.clone());

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::child::Outcome;
@@ -75,6 +76,11 @@ impl Lock {
 
 /// What we ask of a machine. Paths are absolute.
 pub trait Machine: fmt::Debug {
+    /// The same machine, for looks below this directory: the way to it is not gone again for each. `None` where it cannot
+    /// be had, or makes no difference.
+    fn near(&self, _directory: &Path) -> Option<Arc<dyn Machine>> {
+        None
+    }
     /// What stands there; `None` if nothing does.
     fn kind(&self, path: &Path) -> io::Result<Option<Kind>>;
     /// At most `limit` bytes of a file, links followed: sysfs is full of them.

@@ -45,7 +45,7 @@ impl Host {
 
     /// A machine whose `/sys`, `/run`, `/etc`, `/dev` and `/proc` lie in a directory.
     pub fn at(root: &Path) -> Self {
-        Self { root: root.to_owned(), machine: Arc::new(machine::Real) }
+        Self { root: root.to_owned(), machine: Arc::new(machine::Real::default()) }
     }
 
     /// Another machine than this one, as in a test.
@@ -56,6 +56,13 @@ impl Host {
     /// `relative` on this machine.
     pub fn path(&self, relative: &str) -> PathBuf {
         self.root.join(relative)
+    }
+
+    /// The same machine for several looks below one directory. For one visit only: if the directory goes and another
+    /// comes in its place, this one shows nothing any more.
+    pub fn near(&self, directory: &str) -> Self {
+        let machine = self.machine.near(&self.path(directory)).unwrap_or_else(|| Arc::clone(&self.machine));
+        Self { root: self.root.clone(), machine }
     }
 
     /// What the machine can be asked.

@@ -4,7 +4,7 @@
 //! that names no parent costs that for each parent.
 
 use super::{Host, Trouble, definitions, holders};
-use crate::backend::{self, Backend};
+use crate::backend::{self, Backend, mdev};
 use crate::domain::Wanted;
 use crate::ids::{DeviceId, DomainUuid, Match, MdevUuid, Parent, TypeWish};
 use crate::record::{Records, State};
@@ -52,7 +52,7 @@ pub fn see(
         };
         if let DeviceId::Vf(address) = &request.device {
             let function = [address.as_parent()];
-            seen.sights.push(offers(host, records, &function, &wanted, false, sight)?);
+            seen.sights.push(offers(host, records, &function, &wanted, requests.len(), false, sight)?);
             continue;
         }
         // Several devices of one kind are the rule: what one asked about is not read again for the next.
@@ -72,7 +72,10 @@ pub fn see(
                 let Sight { owner, definition, .. } = sight;
                 Sight { existing: None, owner, holder: None, definition, ..same.clone() }
             }
-            None => offers(host, records, &wanted.parents, &wanted, request.wanted.is_none(), sight)?,
+            None => {
+                let by_id = request.wanted.is_none();
+                offers(host, records, &wanted.parents, &wanted, requests.len(), by_id, sight)?
+            }
         };
         seen.sights.push(sight);
     }
@@ -129,12 +132,13 @@ fn kept(records: &Records, domain: &DomainUuid) -> Vec<(DeviceId, Place)> {
     .collect()
 }
 
-/// `by_id`: the wish is a type's id and no vendor's name.
+/// `devices`: how many the domain asks for. `by_id`: the wish is a type's id and no vendor's name.
 fn offers(
     host: &Host,
     records: &Records,
     mut named: &[Parent],
     wanted: &Wanted,
+    devices: usize,
     by_id: bool,
     mut sight: Sight,
 ) -> Result<Sight, Trouble> {
@@ -173,6 +177,12 @@ fn offers(
         return Err(trouble);
     }
     // The rest is for the words of a refusal only.
+    let free = sight.offers.iter().map(|offer| offer.free.map_or(usize::MAX, |free| free as usize));
+    if free.fold(0, usize::saturating_add) < devices {
+        for offer in sight.offers.iter_mut().filter(|offer| offer.place.backend == Backend::Mdev) {
+            offer.max = mdev::max(host, &offer.place);
+        }
+    }
     if parents.is_empty() {
         if !named.is_empty() {
             sight.elsewhere = elsewhere(host, named, wish)?;

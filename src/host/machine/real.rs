@@ -1,15 +1,18 @@
 //! The machine itself: the system calls.
 
+use std::ffi::OsString;
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::{
     AtFlags, CWD, FileType, FlockOperation, Gid, Mode, OFlags, Uid, XattrFlags, chmodat, chownat, flock,
-    fstat, getxattr, openat, renameat, setxattr, statat, unlinkat,
+    fstat, getxattr, openat, readlinkat, renameat, setxattr, statat, unlinkat,
 };
 use rustix::io::{Errno, retry_on_intr};
 use rustix::time::{ClockId, clock_gettime};
@@ -26,8 +29,22 @@ use crate::step::Step;
 const RETRY: Duration = Duration::from_millis(5);
 
 /// This machine.
-#[derive(Debug, Clone, Copy)]
-pub struct Real;
+#[derive(Debug, Clone, Default)]
+pub struct Real {
+    /// A directory that is kept open, and its path: what lies below it is looked up from there.
+    near: Option<(PathBuf, Arc<OwnedFd>)>,
+}
+
+impl Real {
+    /// From where to look at a path, and what is left of it.
+    fn from<'a>(&'a self, path: &'a Path) -> (BorrowedFd<'a>, &'a Path) {
+        let below = self.near.as_ref().and_then(|(near, directory)| {
+            let rest = path.strip_prefix(near).ok().filter(|rest| !rest.as_os_str().is_empty())?;
+            Some((directory.as_fd(), rest))
+        });
+        below.unwrap_or((CWD, path))
+    }
+}
 
 /// Opens a file that must not be a link, for this process alone. With `CREATE` it is made readable for all.
 fn open(path: &Path, flags: OFlags) -> io::Result<File> {
@@ -86,9 +103,17 @@ fn read_all(file: impl Read, limit: u64) -> io::Result<Vec<u8>> {
 }
 
 impl Machine for Real {
+    fn near(&self, directory: &Path) -> Option<Arc<dyn Machine>> {
+        tell("look at", directory);
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = openat(CWD, directory, flags, Mode::empty()).ok()?;
+        Some(Arc::new(Self { near: Some((directory.to_owned(), Arc::new(opened))) }))
+    }
+
     fn kind(&self, path: &Path) -> io::Result<Option<Kind>> {
         tell("look at", path);
-        match statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW) {
+        let (from, path) = self.from(path);
+        match statat(from, path, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(match FileType::from_raw_mode(stat.st_mode) {
                 FileType::RegularFile => Kind::File,
                 FileType::Directory => Kind::Directory,
@@ -102,7 +127,8 @@ impl Machine for Real {
 
     fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
         tell("read", path);
-        let file = openat(CWD, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
+        let (from, rest) = self.from(path);
+        let file = openat(from, rest, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
         let file = File::from(file);
         // What a driver shows it shows in one piece (`sysfs_kf_seq_show`): what does not fill a page was all of it, and it
         // is not asked again to see the end. Lists elsewhere come in several pieces, those of securityfs below /sys, too.
@@ -168,7 +194,8 @@ impl Machine for Real {
 
     fn read_link(&self, path: &Path) -> io::Result<PathBuf> {
         tell("read the link", path);
-        std::fs::read_link(path)
+        let (from, path) = self.from(path);
+        Ok(OsString::from_vec(readlinkat(from, path, Vec::new())?.into_bytes()).into())
     }
 
     fn names(&self, path: &Path) -> io::Result<Vec<String>> {
@@ -314,7 +341,7 @@ mod tests {
         std::fs::set_permissions(device.join("read_only"), PermissionsExt::from_mode(0o444)).unwrap();
         symlink(dir.path().join("outside"), device.join("link")).unwrap();
         symlink(dir.path(), device.join("dirlink")).unwrap();
-        let why = |name: &str| Real.write_attribute(&device, name, b"new").unwrap_err();
+        let why = |name: &str| Real::default().write_attribute(&device, name, b"new").unwrap_err();
         assert!(why("link").to_string().contains("symbolic link"), "{}", why("link"));
         assert!(why("dirlink/outside").to_string().contains("symbolic link"), "{}", why("dirlink/outside"));
         assert!(why("read_only").to_string().contains("for reading only"));
@@ -329,9 +356,9 @@ mod tests {
     fn an_equal_value_is_not_written_again() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("a"), "1\n").unwrap();
-        assert_eq!(Real.write_attribute(dir.path(), "a", b"1").unwrap(), Written::Equal);
+        assert_eq!(Real::default().write_attribute(dir.path(), "a", b"1").unwrap(), Written::Equal);
         assert_eq!(std::fs::read_to_string(dir.path().join("a")).unwrap(), "1\n");
-        assert_eq!(Real.write_attribute(dir.path(), "a", b"2").unwrap(), Written::Yes);
+        assert_eq!(Real::default().write_attribute(dir.path(), "a", b"2").unwrap(), Written::Yes);
         assert_eq!(std::fs::read_to_string(dir.path().join("a")).unwrap(), "2\n", "no truncation");
     }
 
@@ -339,10 +366,10 @@ mod tests {
     fn a_held_lock_is_waited_for_within_the_limit() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
-        let held = Real.lock(&path, Duration::ZERO).unwrap();
-        let error = Real.lock(&path, Duration::from_millis(20)).unwrap_err();
+        let held = Real::default().lock(&path, Duration::ZERO).unwrap();
+        let error = Real::default().lock(&path, Duration::from_millis(20)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         drop(held);
-        let _again = Real.lock(&path, Duration::ZERO).unwrap();
+        let _again = Real::default().lock(&path, Duration::ZERO).unwrap();
     }
 }
