@@ -14,7 +14,7 @@ use crate::event::{Action, Call};
 use crate::execute::Context;
 use crate::host::daemon::Process;
 use crate::host::worker::Ended;
-use crate::host::{Host, child, daemon, journal, worker};
+use crate::host::{Host, daemon, journal, worker};
 use crate::ids::DomainUuid;
 use crate::prepare::prepare;
 use crate::record::{Answers, Phase, Records, State};
@@ -26,9 +26,6 @@ use crate::words::{errno, printable};
 /// What `virt-mdev-hook` does. `args` are its arguments without the program's name.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.collect();
-    if let Some(status) = child::run_if_child(&args) {
-        return ExitCode::from(status);
-    }
     // Session daemons run the system's hooks too, as their user.
     if !rustix::process::geteuid().is_root() {
         return ExitCode::SUCCESS;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::Config;
-use crate::host::{Host, Trouble, child, signals};
+use crate::host::{Host, Trouble, signals};
 use crate::ids::DeviceId;
 use crate::refusal::Refusal;
 use terminal::Terminal;
@@ -166,9 +166,6 @@ enum Verb {
 /// What `virt-mdev` does. Exit status: 0 done, 1 failed, 2 usage.
 pub fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
-    if let Some(status) = args.get(1..).and_then(child::run_if_child) {
-        return ExitCode::from(status);
-    }
     signals::heed();
     // What we write is to be readable for all whatever the caller's umask is.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));

@@ -2,25 +2,28 @@
 //!
 //! A write of `1` to `remove` does not return while somebody holds the device, and after one signal its writer cannot
 //! even be killed (`vfio_unregister_group_dev`). A thread would not do: blocked, it would keep our process alive, and
-//! with it the pipe that libvirt reads to the end. So the program starts itself again, in a session of its own, with
-//! `/dev/null` for stdin, stdout and stderr and no other descriptor of ours.
+//! with it the pipe that libvirt reads to the end. So we fork: a process in a session of its own, with `/dev/null` for
+//! stdin, stdout and stderr, which holds no lock of ours. As with the worker ([`super::worker`]), that is sound in a
+//! process of one thread.
 
-use std::ffi::OsString;
+use std::fs::File;
 use std::io;
-use std::process::{Command, Stdio};
+use std::os::unix::process::ExitStatusExt;
+use std::panic::catch_unwind;
+use std::process::{ExitStatus, exit};
 use std::time::{Duration, Instant};
 
+use fork::{Fork, fork};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open, setsid};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, WaitOptions, chdir, pidfd_open, setsid, waitpid};
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
-use super::Host;
 use super::daemon::{self, Process};
+use super::machine::locks;
+use super::{Host, Trouble};
 use crate::backend;
 use crate::step::Step;
-
-/// The one argument, before the step as JSON, that makes a program of ours the child. libvirt calls its hook with
-/// four arguments, so no domain's name can be mistaken for it.
-const FLAG: &str = "--perform-step";
 
 /// The exit status of a panic; as an errno it is the network's.
 const PANICKED: i32 = 101;
@@ -39,19 +42,20 @@ pub enum Outcome {
 /// Performs `step` in a child and waits for it until `limit` has passed.
 pub fn perform(step: &Step, limit: Duration) -> io::Result<Outcome> {
     let deadline = Instant::now() + limit;
-    let json = serde_json::to_string(step)?;
-    let mut child = Command::new("/proc/self/exe")
-        .args([FLAG, &json])
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()?;
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    let pidfd = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())).transpose()?;
+    let nothing = File::options().read(true).write(true).open("/dev/null")?;
+    let child = match fork()? {
+        Fork::Child => {
+            let written = catch_unwind(|| {
+                stand_apart(&nothing).map_or_else(|errno| errno.raw_os_error(), |()| write(step))
+            });
+            exit(written.unwrap_or(PANICKED))
+        }
+        Fork::Parent(child) => Pid::from_raw(child).ok_or(io::ErrorKind::InvalidData)?,
+    };
+    let pidfd = pidfd_open(child, PidfdFlags::empty())?;
     loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(match status.code() {
+        if let Some((_, status)) = waitpid(Some(child), WaitOptions::NOHANG)? {
+            return Ok(match ExitStatus::from_raw(status.as_raw()).code() {
                 Some(0) => Outcome::Done,
                 Some(PANICKED) => {
                     Outcome::Failed(io::Error::other("a defect of virt-mdev ended the writing process"))
@@ -62,38 +66,35 @@ pub fn perform(step: &Step, limit: Duration) -> io::Result<Outcome> {
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Ok(Outcome::Blocked(
-                pid.and_then(|pid| daemon::process(&Host::real(), pid.as_raw_nonzero().get())),
-            ));
+            return Ok(Outcome::Blocked(daemon::process(&Host::real(), child.as_raw_nonzero().get())));
         }
-        if let Some(pidfd) = &pidfd {
-            let timeout = Timespec::try_from(left).ok();
-            let _ = poll(&mut [PollFd::new(pidfd, PollFlags::IN)], timeout.as_ref());
-        }
+        let timeout = Timespec::try_from(left).ok();
+        let _ = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], timeout.as_ref());
     }
 }
 
-/// If these are a child's arguments: does what they say and gives the exit status, which is 0 or the errno of the
-/// write.
-pub fn run_if_child(args: &[OsString]) -> Option<u8> {
-    let [flag, json] = args else { return None };
-    if flag != FLAG {
-        return None;
-    }
-    // Away from the session of libvirt's daemon; fails only if we lead a session already, which is as good.
+/// Keeps nothing that somebody waits for to be closed or let go: what libvirt reads, its daemon's session, our locks.
+fn stand_apart(nothing: &File) -> Result<(), Errno> {
+    locks::let_go(nothing)?;
+    dup2_stdin(nothing)?;
+    dup2_stdout(nothing)?;
+    dup2_stderr(nothing)?;
+    // Fails only if we lead a session already, which is as good.
     let _ = setsid();
-    let errno =
-        |error: &io::Error| error.raw_os_error().and_then(|errno| u8::try_from(errno).ok()).unwrap_or(5);
-    let step = json.to_str().and_then(|json| serde_json::from_str::<Step>(json).ok());
-    Some(match step {
-        Some(Step::Destroy { device, place }) => backend::destroy(&Host::real(), &device, &place)
-            .map_or_else(|trouble| errno(&trouble.error), |()| 0),
-        Some(Step::Attribute { device, name, value, .. }) => {
-            backend::write_attribute(&Host::real(), &device, &name, &value)
-                .map_or_else(|trouble| errno(&trouble.error), |_| 0)
+    chdir("/")
+}
+
+/// Does what the step says; 0, or the errno of the write.
+fn write(step: &Step) -> i32 {
+    let host = &Host::real();
+    let written = match step {
+        Step::Destroy { device, place } => backend::destroy(host, device, place),
+        Step::Attribute { device, name, value, .. } => {
+            backend::write_attribute(host, device, name, value).map(drop)
         }
-        Some(Step::Offline { device }) => backend::set_online(&Host::real(), &device, false)
-            .map_or_else(|trouble| errno(&trouble.error), |()| 0),
-        _ => 22,
-    })
+        Step::Offline { device } => backend::set_online(host, device, false),
+        _ => return Errno::INVAL.raw_os_error(),
+    };
+    let errno = |trouble: Trouble| trouble.error.raw_os_error().unwrap_or(Errno::IO.raw_os_error());
+    written.map_or_else(errno, |()| 0)
 }

@@ -12,6 +12,7 @@ use crate::ids::Context;
 use crate::labels::{Label, Owner};
 use crate::step::Step;
 
+pub(super) mod locks;
 mod real;
 
 pub use real::Real;

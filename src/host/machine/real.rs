@@ -17,7 +17,7 @@ use rustix::fs::{
 use rustix::io::{Errno, retry_on_intr};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::{Kind, Lock, Machine, Part, Written};
+use super::{Kind, Lock, Machine, Part, Written, locks};
 use crate::host::child::{self, Outcome};
 use crate::host::progress::{tell, waiting};
 use crate::host::{MAX_READ, writing};
@@ -257,7 +257,7 @@ impl Machine for Real {
         let deadline = self.now() + limit;
         loop {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(Lock::new(file)),
+                Ok(()) => return Ok(locks::held(file)),
                 Err(Errno::WOULDBLOCK | Errno::INTR) if self.now() < deadline => self.sleep(RETRY),
                 Err(Errno::WOULDBLOCK) => return Err(io::ErrorKind::TimedOut.into()),
                 Err(errno) => return Err(errno.into()),
