@@ -6,13 +6,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use rustix::process::{Pid, getppid};
+
 use crate::arrive;
 use crate::backend;
 use crate::config::Config;
 use crate::domain::{self, Domain, MAX_XML};
 use crate::event::{Action, Call};
 use crate::execute::Context;
-use crate::host::daemon::Process;
 use crate::host::worker::Ended;
 use crate::host::{Host, daemon, journal, worker};
 use crate::ids::DomainUuid;
@@ -35,15 +36,16 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     let host = Host::real();
     let args: Vec<String> = args.into_iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
     let Some(call) = Call::parse(&args) else { return ExitCode::SUCCESS };
+    // Before anything is waited for.
+    let parent = getppid();
     let act = || match call.event.action() {
         Action::Nothing => Ok(()),
-        // Who calls is of interest to nobody else, and is asked before anything is waited for.
-        Action::Prepare => begin_prepare(&host, &call, daemon::caller(&host)),
+        Action::Prepare => begin_prepare(&host, &call, parent),
         Action::Label => begin_label(&host, &call),
         Action::Follow => follow(&host, &call),
         Action::Compare => hand_over(&host, &call, compare),
         Action::Release => hand_over(&host, &call, release),
-        Action::Arrive => begin_arrive(&host, &call),
+        Action::Arrive => begin_arrive(&host, &call, parent),
     };
     if !call.event.action().may_refuse() {
         return never_fail(&call, act);
@@ -164,14 +166,14 @@ fn tell(call: &Call, what: impl FnOnce()) {
     let _ = worker::run(TELLING, tell);
 }
 
-fn begin_prepare(host: &Host, call: &Call, caller: Option<Process>) -> Result<(), Refusal> {
+fn begin_prepare(host: &Host, call: &Call, parent: Option<Pid>) -> Result<(), Refusal> {
     let xml = read_stdin(MAX_XML + 1);
     let Some(domain) = read_domain(host, &xml)? else { return Ok(()) };
     if domain.is_plain() {
         // What an earlier run left is cleared up, and stops nobody who wants nothing.
         if Records::new(host).has(&domain.uuid) {
             let cleared = forgiving(host, call, |config| match config.enabled {
-                true => prepare(host, config, domain, caller),
+                true => prepare(host, config, domain, daemon::caller(host, parent)),
                 false => Ok(()),
             });
             if let Err(refusal) = cleared {
@@ -184,6 +186,7 @@ fn begin_prepare(host: &Host, call: &Call, caller: Option<Process>) -> Result<()
     if !config.enabled {
         return Ok(());
     }
+    let caller = daemon::caller(host, parent);
     delegate(call, config.waits.driver, || {
         for warning in warnings {
             log::warn!("/{}: {warning}", crate::config::PATH);
@@ -201,7 +204,7 @@ fn read_domain(host: &Host, xml: &[u8]) -> Result<Option<Domain>, Refusal> {
 }
 
 /// A domain comes from another host, or out of a file.
-fn begin_arrive(host: &Host, call: &Call) -> Result<(), Refusal> {
+fn begin_arrive(host: &Host, call: &Call, parent: Option<Pid>) -> Result<(), Refusal> {
     let xml = read_stdin(MAX_XML + 1);
     if read_domain(host, &xml)?.is_none_or(|domain| domain.is_plain()) {
         return Ok(());
@@ -210,7 +213,7 @@ fn begin_arrive(host: &Host, call: &Call) -> Result<(), Refusal> {
     if !config.enabled {
         return Ok(());
     }
-    let caller = daemon::caller(host);
+    let caller = daemon::caller(host, parent);
     let mut answer = worker::answer().map_err(|error| cannot_answer(&error))?;
     delegate(call, config.waits.driver, || {
         let records = Records::new(host);

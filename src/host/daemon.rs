@@ -1,5 +1,6 @@
 //! The daemon that called the hook, by pid and start time: a pid alone may belong to somebody else by now.
 
+use rustix::process::{Pid, getpgrp, getppid};
 use serde::{Deserialize, Serialize};
 
 use super::Host;
@@ -13,15 +14,16 @@ pub struct Process {
     pub start_time: u64,
 }
 
-/// Our parent: libvirt forks its hooks from the daemon itself (`virHookCall` → `virCommandRun`). `None` if it has
-/// died: then we have been handed to init, which is nobody's daemon unless it leads our own process group, as a
-/// daemon does that is its container's first process.
-pub fn caller(host: &Host) -> Option<Process> {
-    let pid = rustix::process::getppid()?.as_raw_nonzero().get();
-    if pid == 1 && rustix::process::getpgrp().as_raw_nonzero().get() != 1 {
+/// Our parent when we began: libvirt forks its hooks from the daemon itself (`virHookCall` → `virCommandRun`). `None` if
+/// it has died since: then we have been handed to somebody else. Handed to init before we began, we cannot tell; that is
+/// nobody's daemon unless it leads our own process group, as a daemon does that is its container's first process.
+pub fn caller(host: &Host, parent: Option<Pid>) -> Option<Process> {
+    let pid = parent?.as_raw_nonzero().get();
+    if pid == 1 && getpgrp().as_raw_nonzero().get() != 1 {
         return None;
     }
-    process(host, pid)
+    let caller = process(host, pid)?;
+    (getppid() == parent).then_some(caller)
 }
 
 /// The process with this pid, while it runs.
@@ -59,9 +61,14 @@ mod tests {
     #[test]
     fn a_process_is_itself_and_not_another_of_the_same_pid() {
         let host = Host::real();
-        let caller = caller(&host).unwrap();
+        let caller = caller(&host, getppid()).unwrap();
         assert!(is_alive(&host, caller));
         assert!(!is_alive(&host, Process { start_time: caller.start_time + 1, ..caller }));
+        assert_eq!(
+            super::caller(&host, Some(rustix::process::getpid())),
+            None,
+            "we were not begun by ourselves"
+        );
     }
 
     #[test]
