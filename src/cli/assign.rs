@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use clap::Args;
 
 use super::choose::{self, Chosen, Which, parsed};
-use super::definition::{Definition, about};
+use super::definition::Definition;
 use super::{Failure, config};
 use crate::backend::nvidia;
 use crate::domain::edit::Editable;
@@ -56,7 +56,7 @@ pub struct Assign {
 pub(super) fn run(host: &Host, asked: &Assign) -> Result<String, Failure> {
     let definition = Definition::of(&asked.vm)?;
     let name = printable(&definition.name).to_string();
-    let in_domain = |failure: Failure| about(&definition.name, failure);
+    let in_domain = |failure: Failure| failure.about(&definition.name);
     let (xml, mut said) = match &asked.wish {
         Some(wish) => {
             let (devices, notes) = devices(host, &definition.xml, wish, asked).map_err(in_domain)?;
@@ -166,13 +166,12 @@ pub fn changed(host: &Host, before: &str, devices: &[Assigned], force: bool) -> 
 
 pub(super) fn random_uuid(host: &Host) -> Result<MdevUuid, Failure> {
     let text = host.read(RANDOM)?;
-    MdevUuid::parse(&text).map_err(|bad| Failure { text: format!("/{RANDOM}: {bad}"), ..Failure::default() })
+    MdevUuid::parse(&text).map_err(|bad| Failure::new(format!("/{RANDOM}: {bad}")))
 }
 
 /// The definition with new UUIDs for the mediated devices of our metadata, and what was renewed, as lines.
 fn fresh(host: &Host, name: &str, xml: &str) -> Result<(String, String), Failure> {
-    let refused =
-        |text: String, hint: &str| Err(Failure { text, hint: Some(hint.to_owned()), ..Failure::default() });
+    let refused = |text: String, hint: &str| Err(Failure::new(text).hint(hint));
     let editable = Editable::read(xml)?;
     let (mut names, mut said) = (Vec::new(), String::new());
     let name = printable(name);

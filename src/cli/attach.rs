@@ -10,7 +10,6 @@ use clap::Args;
 
 use super::assign::random_uuid;
 use super::choose::{self, Chosen, Which, parsed};
-use super::definition::about;
 use super::heir::Heir;
 use super::virsh::{XmlFile, virsh};
 use super::{Failure, config};
@@ -60,24 +59,20 @@ pub(super) struct Detach {
     wait: u32,
 }
 
-fn failure(text: impl Into<String>, hint: impl Into<String>) -> Failure {
-    Failure { text: text.into(), hint: Some(hint.into()), ..Failure::default() }
-}
-
 /// The domain as it runs, and its XML.
 fn running(vm: &str, otherwise: &str) -> Result<(Domain, String), Failure> {
     let of = format!("--domain={vm}");
     let state = virsh(&["domstate", &of])?;
     if !matches!(state.trim(), "running" | "idle" | "paused" | "pmsuspended") {
         let text = format!("{}: does not run ({})", printable(vm), printable(state.trim()));
-        return Err(failure(text, otherwise));
+        return Err(Failure::new(text).hint(otherwise));
     }
     let xml = virsh(&["dumpxml", &of])?;
-    let domain = Domain::read(xml.as_bytes()).map_err(|refusal| about(vm, refusal.into()))?;
+    let domain = Domain::read(xml.as_bytes()).map_err(|refusal| Failure::from(refusal).about(vm))?;
     // To virsh a number is the id of what runs, before it is a name.
     if domain.name != vm && !domain.uuid.to_string().eq_ignore_ascii_case(vm) {
         let text = format!("{}: that is the id of {} for now", printable(vm), printable(&domain.name));
-        return Err(failure(text, "give its name or uuid"));
+        return Err(Failure::new(text).hint("give its name or uuid"));
     }
     Ok((domain, xml))
 }
@@ -86,7 +81,7 @@ fn only_root() -> Result<(), Failure> {
     if rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    Err(failure("only root may make and remove devices", "call it with sudo"))
+    Err(Failure::new("only root may make and remove devices").hint("call it with sudo"))
 }
 
 pub(super) fn attach(host: &Host, arguments: &Attach) -> Result<String, Failure> {
@@ -101,7 +96,7 @@ pub(super) fn attach(host: &Host, arguments: &Attach) -> Result<String, Failure>
     let (domain, xml) = running(&arguments.domain, &unstarted)?;
     let wanted = arguments.which.wanted(&arguments.wish);
     let chosen = choose::choose(host, &xml, &wanted, 1, config.placement);
-    let device = match chosen.map_err(|refusal| about(&domain.name, refusal.into()))? {
+    let device = match chosen.map_err(|refusal| Failure::from(refusal).about(&domain.name))? {
         Chosen::Mdev { .. } => DeviceId::Mdev(random_uuid(host)?),
         Chosen::Functions(functions) => {
             DeviceId::Vf(functions.into_iter().next().ok_or_else(|| Failure::from(Refusal::NoParents))?)
@@ -110,13 +105,14 @@ pub(super) fn attach(host: &Host, arguments: &Attach) -> Result<String, Failure>
     let request =
         Request { wanted: Some(as_of(wanted, &device)), device, model: None, opened: true, managed: false };
     let own = i32::try_from(std::process::id()).ok().and_then(|pid| daemon::process(host, pid));
-    let own = own.ok_or_else(|| failure("cannot find this very process in /proc", "is /proc mounted?"))?;
+    let own =
+        own.ok_or_else(|| Failure::new("cannot find this very process in /proc").hint("is /proc mounted?"))?;
     let _heir = Heir::appoint(&domain.uuid)?;
     // Before the device is, so that nothing is missed. A virtual function has had its node since its driver was bound.
     let is_new = matches!(request.device, DeviceId::Mdev(_));
     let watch = if is_new { Watch::start(host) } else { None };
     let made = attach::make(context, config, &domain, &request, Answers::Attach(own))
-        .map_err(|refusal| about(&domain.name, refusal.into()))?;
+        .map_err(|refusal| Failure::from(refusal).about(&domain.name))?;
     let done = plug(context, config, &domain, &made, watch, arguments);
     let Err(failed) = done else { return done };
     let undone = take(context, &domain.uuid, &made.device, context.waits.release);
@@ -125,10 +121,10 @@ pub(super) fn attach(host: &Host, arguments: &Attach) -> Result<String, Failure>
         Err(trouble) => Some(trouble.to_string()),
     };
     Err(match left {
-        None => about(&domain.name, failed),
+        None => failed.about(&domain.name),
         Some(why) => {
             let text = format!("{}; and device {} cannot be removed: {why}", failed.text, made.device);
-            about(&domain.name, Failure { text, ..failed })
+            Failure { text, ..failed }.about(&domain.name)
         }
     })
 }
@@ -206,7 +202,7 @@ pub(super) fn detach(host: &Host, arguments: &Detach) -> Result<String, Failure>
         }
         let api = host_api(&domain, device);
         on_live("detach-device", &domain.uuid, &hostdev_xml(device, &api))
-            .map_err(|failure| about(&domain.name, failure))?;
+            .map_err(|failure| failure.about(&domain.name))?;
         let held = || made == Some(true) && holders::is_held(host, device).unwrap_or(false);
         let of = format!("--domain={}", domain.uuid);
         let ended = let_go(&name, &of, device, wait, &held)?;
@@ -217,17 +213,18 @@ pub(super) fn detach(host: &Host, arguments: &Detach) -> Result<String, Failure>
         let has = domain.mdevs.iter().map(|its| its.uuid.to_string()).collect::<Vec<_>>();
         let hint =
             if has.is_empty() { "it has none".to_owned() } else { format!("it has {}", has.join(", ")) };
-        return Err(failure(format!("{name}: has no device {device}"), hint));
+        return Err(Failure::new(format!("{name}: has no device {device}")).hint(hint));
     }
     if made.is_none() {
         return Ok(format!("{name}: detached {device}, which stays: virt-mdev did not make it\n"));
     }
     let undone = take(context, &domain.uuid, device, context.waits.release)?;
     match undone.left.into_iter().next() {
-        Some(left) => Err(failure(
-            format!("{name}: has let go of {device}, and it cannot be removed: {}", left.why),
-            "it stays recorded and is tried again; `virt-mdev list` shows it",
-        )),
+        Some(left) => Err(Failure::new(format!(
+            "{name}: has let go of {device}, and it cannot be removed: {}",
+            left.why
+        ))
+        .hint("it stays recorded and is tried again; `virt-mdev list` shows it")),
         None if made == Some(false) => {
             Ok(format!("{name}: detached {device}, which stays: virt-mdev did not make it\n"))
         }
@@ -273,21 +270,21 @@ fn let_go(
             {
                 break Ok(true);
             }
-            Err(failure) => break Err(about(name, failure)),
+            Err(failure) => break Err(failure.about(name)),
             Ok(_) => {}
         }
-        let xml = virsh(&["dumpxml", of]).map_err(|failure| about(name, failure))?;
-        let domain = Domain::read(xml.as_bytes()).map_err(|refusal| about(name, refusal.into()))?;
+        let xml = virsh(&["dumpxml", of]).map_err(|failure| failure.about(name))?;
+        let domain = Domain::read(xml.as_bytes()).map_err(|refusal| Failure::from(refusal).about(name))?;
         if !domain.has_hostdev(device) && !held() {
             break Ok(false);
         }
         let waited = begun.elapsed();
         if waited >= wait {
-            break Err(failure(
+            break Err(Failure::new(
                 format!(
                     "{name}: the guest has not let go of {device} within {} s; the domain still has it",
                     wait.as_secs()
-                ),
+                )).hint(
                 "an operating system that answers hot-unplug must run in it; if it lets go later, `virt-mdev reconcile` (a timer runs it) takes the device away",
             ));
         }

@@ -26,10 +26,8 @@ use crate::words::printable;
 const LOCK: Duration = Duration::from_secs(10 * 60);
 
 pub(super) fn run(host: &Host, parent: &str) -> Result<String, Failure> {
-    let parent = Parent::parse(parent).map_err(|why| Failure {
-        text: format!("{} is no name of a parent: {why}", printable(parent)),
-        ..Failure::default()
-    })?;
+    let parent = Parent::parse(parent)
+        .map_err(|why| Failure::new(format!("{} is no name of a parent: {why}", printable(parent))))?;
     // A unit runs this at every boot, a wrong word in the configuration or not.
     let config = Config::load_or_default(host);
     let records = Records::new(host);

@@ -33,17 +33,11 @@ impl Definition {
         let info = virsh(&["dominfo", &format!("--domain={vm}")]).map_err(|failure| {
             let unknown = failure.text.contains("get domain");
             let hint = unknown.then(|| "`virsh list --all` shows the domains".to_owned());
-            about(vm, Failure { hint: failure.hint.clone().or(hint), ..failure })
+            Failure { hint: failure.hint.clone().or(hint), ..failure }.about(vm)
         })?;
-        let domain = Self::from_info(&info).ok_or_else(|| {
-            about(
-                vm,
-                Failure { text: "`virsh dominfo` does not say what it is".to_owned(), ..Failure::default() },
-            )
-        })?;
-        let refused = |text: String, hint: &str| {
-            Err(Failure { text, hint: Some(hint.to_owned()), ..Failure::default() })
-        };
+        let domain = Self::from_info(&info)
+            .ok_or_else(|| Failure::new("`virsh dominfo` does not say what it is").about(vm))?;
+        let refused = |text: String, hint: &str| Err(Failure::new(text).hint(hint));
         let name = printable(&domain.name).to_string();
         // To virsh a number is the id of what runs, before it is a name.
         if domain.name != vm && !domain.uuid.to_string().eq_ignore_ascii_case(vm) {
@@ -81,17 +75,12 @@ impl Definition {
     fn dump(&self) -> Result<String, Failure> {
         let domain = format!("--domain={}", self.uuid);
         virsh(&["dumpxml", "--inactive", "--security-info", &domain])
-            .map_err(|failure| about(&self.name, failure))
+            .map_err(|failure| failure.about(&self.name))
     }
 
     /// Puts `xml` into the place of what was read, if nobody has changed that since.
     pub(super) fn change(&self, xml: &str) -> Result<(), Failure> {
-        let refused = |text: &str, hint: &str| {
-            Err(about(
-                &self.name,
-                Failure { text: text.to_owned(), hint: Some(hint.to_owned()), ..Failure::default() },
-            ))
-        };
+        let refused = |text: &str, hint: &str| Err(Failure::new(text).hint(hint).about(&self.name));
         if xml.len() > MAX_XML {
             return refused("the changed XML would be larger than 4 MiB", "libvirt takes no more");
         }
@@ -103,14 +92,12 @@ impl Definition {
         }
         let file = XmlFile::new(xml)?;
         let defined = virsh(&["define", &format!("--file={}", file.path())]);
-        defined.map(drop).map_err(|failure| about(&self.name, failure))
+        defined.map(drop).map_err(|failure| failure.about(&self.name))
     }
 
     /// Whether a start would give the domain what it is defined to have.
     pub(super) fn starts(&self) -> Result<(), Failure> {
-        let refused = |text: &str, hint: String| {
-            Err(about(&self.name, Failure { text: text.to_owned(), hint: Some(hint), ..Failure::default() }))
-        };
+        let refused = |text: &str, hint: String| Err(Failure::new(text).hint(hint).about(&self.name));
         if self.running {
             return refused(
                 "runs already, and cannot be started",
@@ -134,7 +121,7 @@ impl Definition {
     pub(super) fn start(&self, said: String) -> Result<String, Failure> {
         match virsh(&["start", &format!("--domain={}", self.uuid)]) {
             Ok(_) => Ok(format!("{said}{}: started\n", printable(&self.name))),
-            Err(failure) => Err(Failure { before: said, ..about(&self.name, failure) }),
+            Err(failure) => Err(Failure { before: said, ..failure.about(&self.name) }),
         }
     }
 
@@ -152,11 +139,6 @@ impl Definition {
             String::new()
         }
     }
-}
-
-/// `vm1: what went wrong`, as a failure.
-pub(super) fn about(name: &str, failure: Failure) -> Failure {
-    Failure { text: format!("{}: {}", printable(name), failure.text), ..failure }
 }
 
 /// What libvirt has on file, as far as it can be read: of domains that run, too, what they will be.

@@ -42,9 +42,11 @@ impl Heir {
             let mut word = [0];
             heir.0.stdout.take().map_or(Ok(()), |mut says| says.read_exact(&mut word)).map(|()| heir)
         });
-        standing_by.map_err(|error| Failure {
-            text: format!("cannot run virt-mdev once more to clean up if this is ended: {}", errno(&error)),
-            ..Failure::default()
+        standing_by.map_err(|error| {
+            Failure::new(format!(
+                "cannot run virt-mdev once more to clean up if this is ended: {}",
+                errno(&error)
+            ))
         })
     }
 }

@@ -263,6 +263,23 @@ pub struct Failure {
     pub hint: Option<String>,
 }
 
+impl Failure {
+    /// One for which there is no fix to name.
+    fn new(text: impl Into<String>) -> Self {
+        Self { text: text.into(), ..Self::default() }
+    }
+
+    /// With a fix.
+    fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
+
+    /// With a domain for its subject.
+    fn about(self, domain: &str) -> Self {
+        Self { text: format!("{}: {}", crate::words::printable(domain), self.text), ..self }
+    }
+}
+
 impl<T: Into<Refusal>> From<T> for Failure {
     fn from(refusal: T) -> Self {
         let refusal = refusal.into();
@@ -283,14 +300,12 @@ fn config(host: &Host) -> Result<Config, Failure> {
     let (config, unknown) = Config::load(host)?;
     match unknown.first() {
         None => Ok(config),
-        Some(unknown) => {
-            Err(Failure { text: format!("/{}: {unknown}", crate::config::PATH), ..Failure::default() })
-        }
+        Some(unknown) => Err(Failure::new(format!("/{}: {unknown}", crate::config::PATH))),
     }
 }
 
 fn to_json(value: &impl serde::Serialize) -> Result<String, Failure> {
     let text = serde_json::to_string_pretty(value)
-        .map_err(|error| Failure { text: format!("cannot write JSON: {error}"), ..Failure::default() })?;
+        .map_err(|error| Failure::new(format!("cannot write JSON: {error}")))?;
     Ok(text + "\n")
 }

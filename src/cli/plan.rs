@@ -4,7 +4,6 @@ use std::io::{self, Read};
 
 use serde::Serialize;
 
-use super::definition::about;
 use super::{Failure, config, to_json};
 use crate::arrival::Change;
 use crate::arrive;
@@ -65,7 +64,7 @@ fn answer(host: &Host, event: Event, xml: &[u8]) -> Result<Answer, Failure> {
                 let seen = see::see(host, &records, &domain.uuid, &requests, config.definitions)?;
                 Ok(plan::prepare(&domain.uuid, &requests, &seen, config.placement)?)
             };
-            let mut plan = planned().map_err(|failure| about(&domain.name, failure))?;
+            let mut plan = planned().map_err(|failure| failure.about(&domain.name))?;
             if records.read(&domain.uuid).ok().flatten().is_some_and(|r| r.phase != Phase::Kept) {
                 plan.notes.push(
                     "the domain has a record already: at a prepare, what it lists would be released first"
@@ -77,7 +76,7 @@ fn answer(host: &Host, event: Event, xml: &[u8]) -> Result<Answer, Failure> {
         Action::Arrive => {
             let domain = Domain::read(xml)?;
             let arrival = arrive::judge(host, config(host)?, xml, None, &mut Vec::new())
-                .map_err(|refusal| about(&domain.name, Failure::from(refusal)))?;
+                .map_err(|refusal| Failure::from(refusal).about(&domain.name))?;
             changes = Some(arrival.changes);
             (Named { uuid: domain.uuid, name: domain.name }, arrival.plan)
         }
@@ -92,7 +91,7 @@ fn answer(host: &Host, event: Event, xml: &[u8]) -> Result<Answer, Failure> {
             let domain = Domain::read(xml)?;
             let plan = match records.read(&domain.uuid)? {
                 Some(record) => start::plan(host, &domain, &record, config(host)?.labels)
-                    .map_err(|refusal| about(&domain.name, Failure::from(refusal)))?,
+                    .map_err(|refusal| Failure::from(refusal).about(&domain.name))?,
                 None => Plan::default(),
             };
             (Named { uuid: domain.uuid, name: domain.name }, plan)

@@ -137,11 +137,11 @@ pub(super) fn release(host: &Host, who: &str, force: bool) -> Result<String, Fai
     // No mistake in the configuration keeps a device.
     let context = Context { host, records: &records, waits: Config::load_or_default(host).waits };
     let Some((domain, only)) = find(&records, who) else {
-        return Err(Failure {
-            text: format!("{}: no domain and no device of this name is recorded", printable(who)),
-            hint: Some("`virt-mdev list` shows what is".to_owned()),
-            ..Failure::default()
-        });
+        return Err(Failure::new(format!(
+            "{}: no domain and no device of this name is recorded",
+            printable(who)
+        ))
+        .hint("`virt-mdev list` shows what is"));
     };
     let name = name(records.read(&domain)?.as_ref(), &domain);
     let sweep = Sweep {

@@ -108,11 +108,11 @@ fn look(host: &Host, who: &str) -> Result<Shown, Failure> {
         }
     }
     if rows.is_empty() && (record.is_none() || only.is_some()) {
-        return Err(Failure {
-            text: format!("{}: no such device, and no domain of this name has any", words::printable(who)),
-            hint: Some("`virt-mdev list` shows what there is".to_owned()),
-            ..Failure::default()
-        });
+        return Err(Failure::new(format!(
+            "{}: no such device, and no domain of this name has any",
+            words::printable(who)
+        ))
+        .hint("`virt-mdev list` shows what there is"));
     }
     Ok(Shown {
         version: VERSION,

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::Failure;
-use super::definition::{Definition, about};
+use super::definition::Definition;
 use crate::backend::nvidia;
 use crate::domain::Domain;
 use crate::domain::edit::{Device, Editable};
@@ -15,7 +15,7 @@ use crate::words::{list, printable};
 pub(super) fn run(host: &Host, vm: &str, named: &[DeviceId], all: bool) -> Result<String, Failure> {
     let definition = Definition::of(vm)?;
     let (xml, gone) =
-        without(host, &definition.xml, named, all).map_err(|failure| about(&definition.name, failure))?;
+        without(host, &definition.xml, named, all).map_err(|failure| failure.about(&definition.name))?;
     definition.change(&xml)?;
     let name = printable(&definition.name);
     let mut said = String::new();
@@ -56,8 +56,7 @@ type Gone = (Option<DeviceId>, String);
 
 /// The definition without the devices, and which they were.
 fn without(host: &Host, xml: &str, named: &[DeviceId], all: bool) -> Result<(String, Vec<Gone>), Failure> {
-    let refused =
-        |text: String, hint: &str| Err(Failure { text, hint: Some(hint.to_owned()), ..Failure::default() });
+    let refused = |text: String, hint: &str| Err(Failure::new(text).hint(hint));
     let editable = Editable::read(xml)?;
     let domain = Domain::read(xml.as_bytes()).ok();
     let has: Vec<Option<DeviceId>> =

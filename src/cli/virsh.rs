@@ -52,7 +52,7 @@ impl XmlFile {
     /// Holds `xml`.
     pub fn new(xml: &str) -> Result<Self, Failure> {
         let failed = |error: &io::Error| {
-            failure(format!("cannot keep XML in memory for virsh: {}", crate::words::errno(error)))
+            Failure::new(format!("cannot keep XML in memory for virsh: {}", crate::words::errno(error)))
         };
         // Not closed on exec: virsh opens its own copy by name.
         let memory = memfd_create("virt-mdev-xml", MemfdFlags::empty());
@@ -67,17 +67,13 @@ impl XmlFile {
     }
 }
 
-fn failure(text: String) -> Failure {
-    Failure { text, ..Failure::default() }
-}
-
 /// Runs a program that answers in English and has nobody to ask; `limit` bytes of its output are taken at most. One that
 /// has not ended when `patience` is over is killed.
 fn run(command: &mut Command, limit: usize, patience: Option<Duration>) -> Result<String, Failure> {
     let program = command.get_program().to_string_lossy().into_owned();
     command.env("LC_ALL", "C").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let failed = |doing: &str, error: &io::Error| {
-        failure(format!("cannot {doing} {program}: {}", crate::words::errno(error)))
+        Failure::new(format!("cannot {doing} {program}: {}", crate::words::errno(error)))
     };
     let mut child = command.spawn().map_err(|error| Failure {
         hint: (error.kind() == io::ErrorKind::NotFound).then(|| {
@@ -105,7 +101,7 @@ fn run(command: &mut Command, limit: usize, patience: Option<Duration>) -> Resul
             hint: Some(
                 "is libvirt's daemon stuck? `systemctl status libvirtd` (or virtqemud) may tell".to_owned(),
             ),
-            ..failure(format!("{program} has not answered within {patience:?}"))
+            ..Failure::new(format!("{program} has not answered within {patience:?}"))
         });
     }
     let output = output.map_err(|error| failed("read from", &error))?.unwrap_or_default();
@@ -113,10 +109,13 @@ fn run(command: &mut Command, limit: usize, patience: Option<Duration>) -> Resul
         return Err(in_words(&program, &String::from_utf8_lossy(&errors), &status.to_string()));
     }
     if output.len() > limit {
-        return Err(failure(format!("{program} has printed more than {limit} bytes")));
+        return Err(Failure::new(format!("{program} has printed more than {limit} bytes")));
     }
     String::from_utf8(output).map_err(|bad| {
-        failure(format!("{program} has printed what is not UTF-8 at byte {}", bad.utf8_error().valid_up_to()))
+        Failure::new(format!(
+            "{program} has printed what is not UTF-8 at byte {}",
+            bad.utf8_error().valid_up_to()
+        ))
     })
 }
 
@@ -138,8 +137,8 @@ fn in_words(program: &str, errors: &str, status: &str) -> Failure {
         }
     }
     match causes.as_slice() {
-        [] => failure(format!("{program} failed and said nothing ({status})")),
-        causes => Failure { text: causes.join(": "), hint, ..Failure::default() },
+        [] => Failure::new(format!("{program} failed and said nothing ({status})")),
+        causes => Failure { hint, ..Failure::new(causes.join(": ")) },
     }
 }
 

@@ -6,6 +6,7 @@
 //! stdin, stdout and stderr, which holds no lock of ours. As with the worker ([`super::worker`]), that is sound in a
 //! process of one thread.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
@@ -18,12 +19,16 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, WaitOptions, chdir, pidfd_open, setsid, waitpid};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+use rustix::thread::set_name;
 
 use super::daemon::{self, Process};
 use super::machine::locks;
 use super::{Host, Trouble};
 use crate::backend;
 use crate::step::Step;
+
+/// What `ps` and `top` call it, should it be there for long.
+const NAME: &CStr = c"virt-mdev-write";
 
 /// The exit status of a panic; as an errno it is the network's.
 const PANICKED: i32 = 101;
@@ -81,6 +86,7 @@ fn stand_apart(nothing: &File) -> Result<(), Errno> {
     dup2_stderr(nothing)?;
     // Fails only if we lead a session already, which is as good.
     let _ = setsid();
+    let _ = set_name(NAME);
     chdir("/")
 }
 

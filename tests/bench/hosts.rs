@@ -126,6 +126,10 @@ pub(crate) fn one_device(table: &mut Table, programs: &Programs, times: bool) ->
     let stop = Run::new(&["mdevctl", "stop", "-u", &uuid], b"");
     let ours = Timed { before: vec![], run: come.clone(), after: vec![go.clone()] };
     let theirs = Timed { before: vec![], run: make.clone(), after: vec![stop.clone()] };
+    // What no program can do without, to see how near half of it is.
+    let empty = Timed::alone(Run::new(&[&programs.empty], b""));
+    let seen = ratio(TURNS, (&empty, &start), (&theirs, &start))?;
+    table.ratio("empty program", "mdevctl start", seen, None);
     table.ratio(
         "prepare of 1 device",
         "mdevctl start",
