@@ -43,27 +43,36 @@ destroy vm1
 released vm1 "$device"
 virsh -q undefine vm1
 
-step "defined by libvirt"
-parent=$(virsh -q nodedev-list --cap mdev_types | grep mtty) # libvirt has names of its own for parents
-cat >/run/virt-mdev-test.xml <<XML
+defined_by_libvirt() {
+    local parent
+    parent=$(virsh -q nodedev-list --cap mdev_types | grep mtty) # libvirt has names of its own for parents
+    cat >/run/virt-mdev-test.xml <<XML
 <device>
   <parent>$parent</parent>
   <capability type='mdev'><type id='mtty-1'/><uuid>$other</uuid></capability>
 </device>
 XML
-virsh -q nodedev-define /run/virt-mdev-test.xml
-exists "/etc/mdevctl.d/mtty/$other"
-new_domain vm2
-hostdev "$other"
-define
-start vm2
-equal "type of the device" mtty-1 "$(type_of "$other")"
-runs_with vm2 "$other"
-claimed vm2 "$other"
-destroy vm2
-released vm2 "$other"
-exists "$definition" "/etc/mdevctl.d/mtty/$other"
-virsh -q undefine vm2
+    virsh -q nodedev-define /run/virt-mdev-test.xml
+    exists "/etc/mdevctl.d/mtty/$other"
+    new_domain vm2
+    hostdev "$other"
+    define
+    start vm2
+    equal "type of the device" mtty-1 "$(type_of "$other")"
+    runs_with vm2 "$other"
+    claimed vm2 "$other"
+    destroy vm2
+    released vm2 "$other"
+    exists "$definition" "/etc/mdevctl.d/mtty/$other"
+    virsh -q undefine vm2
+    mdevctl undefine --uuid "$other"
+}
 
+step "defined by libvirt"
+# Beside virtqemud that is virtnodedevd's, which the modular host has not.
+if [[ $daemon == virtqemud ]]; then
+    counted "nobody to define it: of libvirt's daemons this host has virtqemud alone"
+else
+    defined_by_libvirt
+fi
 mdevctl undefine --uuid "$device"
-mdevctl undefine --uuid "$other"
