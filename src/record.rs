@@ -278,19 +278,14 @@ impl Records {
     fn link_text(&self, path: &Path) -> Result<Option<String>, Trouble> {
         let machine = self.host.machine();
         let text = |link: PathBuf| link.into_os_string().into_string().ok();
-        match machine.read_link(path) {
-            Ok(link) => Ok(text(link)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(_) => match machine.kind(path) {
-                // An error that has passed, perhaps: the second answer counts.
-                Ok(Some(Kind::Link)) | Err(_) => machine
-                    .read_link(path)
-                    .map(text)
-                    .map_err(|error| Trouble::new("read the link", path, error)),
-                // Something else than a link is nobody's.
-                Ok(_) => Ok(None),
-            },
-        }
+        machine.read_link(path).map(text).or_else(|_| match machine.kind(path) {
+            // Made since, or an error that has passed: the second answer counts.
+            Ok(Some(Kind::Link)) | Err(_) => {
+                machine.read_link(path).map(text).map_err(|error| Trouble::new("read the link", path, error))
+            }
+            // Something else than a link is nobody's.
+            Ok(_) => Ok(None),
+        })
     }
 
     /// Removes what only a process leaves that died while it wrote: there is hardly ever anything.
