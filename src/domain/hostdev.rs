@@ -38,9 +38,23 @@ pub(super) fn pci_address(given: &Given) -> Option<PciAddress> {
     PciAddress::parse(&format!("{domain:04x}:{bus:02x}:{slot:02x}.{function:x}")).ok()
 }
 
-/// The mdev that the value of a `-device` argument names: `vfio-pci,sysfsdev=/sys/bus/mdev/devices/UUID`, or the same
-/// as QEMU's JSON.
-pub(super) fn sysfsdev(value: &str) -> Option<MdevUuid> {
+/// QEMU's arguments, one after another.
+#[derive(Debug, Default)]
+pub(super) struct Arguments {
+    device_follows: bool,
+}
+
+impl Arguments {
+    /// The mdev that this one names, if it is what follows a `-device`.
+    pub(super) fn mdev(&mut self, argument: &str) -> Option<MdevUuid> {
+        let is_option = matches!(argument, "-device" | "--device");
+        let is_device = std::mem::replace(&mut self.device_follows, is_option);
+        is_device.then(|| sysfsdev(argument)).flatten()
+    }
+}
+
+/// `vfio-pci,sysfsdev=/sys/bus/mdev/devices/UUID`, or the same as QEMU's JSON.
+fn sysfsdev(value: &str) -> Option<MdevUuid> {
     let path = if value.starts_with('{') {
         serde_json::from_str::<serde_json::Value>(value)
             .ok()

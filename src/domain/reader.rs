@@ -6,7 +6,7 @@ use quick_xml::events::{BytesRef, BytesStart, Event};
 use quick_xml::name::{Namespace, ResolveResult};
 use quick_xml::reader::NsReader;
 
-use super::hostdev::{Hostdev, hostdev, pci_address, sysfsdev};
+use super::hostdev::{Arguments, Hostdev, hostdev, pci_address};
 use super::wanted::{Given, value};
 use super::{Domain, MdevHostdev, NAMESPACE, PciHostdev, Seclabel, Wanted};
 use crate::ids::{DomainUuid, MdevUuid};
@@ -61,8 +61,8 @@ struct Found {
     locked: bool,
     /// The hostdev that is open.
     hostdev: Option<Hostdev>,
-    /// The `<qemu:arg>` before was `-device`.
-    device_follows: bool,
+    /// The `<qemu:arg>`s so far.
+    arguments: Arguments,
     /// Text of the element that is open, if it is one whose text we want.
     text: String,
 }
@@ -376,13 +376,8 @@ impl Found {
         Ok(())
     }
 
-    /// `-device vfio-pci,sysfsdev=/sys/bus/mdev/devices/UUID`, or the same as QEMU's JSON.
     fn argument(&mut self, value: &str) {
-        let is_device = std::mem::replace(&mut self.device_follows, matches!(value, "-device" | "--device"));
-        if !is_device {
-            return;
-        }
-        let uuid = sysfsdev(value);
+        let uuid = self.arguments.mdev(value);
         if let Some(uuid) = uuid.filter(|uuid| !self.sysfsdevs.contains(uuid)) {
             self.sysfsdevs.push(uuid);
         }

@@ -168,9 +168,13 @@ impl Wanted {
 const MAX_PARENTS: usize = 1024;
 
 /// Several parents are separated by blanks or commas, as in `parent="0000:86:00.0 0000:87:00.0"`.
+pub(super) fn parent_names(text: &str) -> impl Iterator<Item = &str> {
+    text.split([' ', ',', '\t', '\n']).filter(|word| !word.is_empty())
+}
+
 fn parse_parents(text: &str) -> Result<Vec<Parent>, String> {
     let mut parents = Vec::new();
-    for word in text.split([' ', ',', '\t', '\n']).filter(|word| !word.is_empty()) {
+    for word in parent_names(text) {
         let parent = Parent::parse(word).map_err(|bad| bad.to_string())?;
         if !parents.contains(&parent) {
             // Each is compared with all before it.

@@ -7,9 +7,9 @@ use quick_xml::events::{BytesStart, Event};
 use quick_xml::reader::NsReader;
 
 use super::super::NAMESPACE;
-use super::super::hostdev::{Hostdev, hostdev, pci_address, sysfsdev};
+use super::super::hostdev::{Arguments, Hostdev, hostdev, pci_address};
 use super::super::reader::{MAX_DEPTH, QEMU, attributes, in_namespace, malformed, root, unknown_element};
-use super::super::wanted::value;
+use super::super::wanted::{parent_names, value};
 use crate::ids::{DeviceId, MdevUuid, Parent, PciAddress};
 use crate::refusal::Refusal;
 
@@ -107,8 +107,8 @@ struct Found {
     /// The hostdev that is open, and the device that it names.
     hostdev: Option<Hostdev>,
     device: Option<DeviceId>,
-    /// The `<qemu:arg>` before was `-device`.
-    device_follows: bool,
+    /// The `<qemu:arg>`s so far.
+    arguments: Arguments,
 }
 
 impl Layout {
@@ -216,7 +216,7 @@ impl Found {
                 if uuid.is_none() {
                     self.parent(value(&given, "parent"), text, start);
                 }
-                let parents = value(&given, "parent").unwrap_or_default().split([' ', ',', '\t', '\n']);
+                let parents = parent_names(value(&given, "parent").unwrap_or_default());
                 self.wanted.push(Device {
                     uuid,
                     parents: parents.filter_map(|parent| Parent::parse(parent).ok()).collect(),
@@ -255,9 +255,7 @@ impl Found {
             (At::Commandline, b"arg") => {
                 let given = attributes(reader, start, false)?;
                 let argument = value(&given, "value").unwrap_or_default();
-                let is_value =
-                    std::mem::replace(&mut self.device_follows, matches!(argument, "-device" | "--device"));
-                if let Some(uuid) = sysfsdev(argument).filter(|_| is_value) {
+                if let Some(uuid) = self.arguments.mdev(argument) {
                     self.uuid(&uuid, text, start, "value", true);
                 }
                 At::Elsewhere
