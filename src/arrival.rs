@@ -10,7 +10,7 @@ use crate::domain::{Domain, Placement, Wanted};
 use crate::ids::{DeviceId, DomainUuid, MdevUuid, Parent, PciAddress};
 use crate::placement::{self, Taken};
 use crate::refusal::Refusal;
-use crate::seen::{Holder, Offer};
+use crate::seen::{Offer, Share};
 use crate::words::{list, printable};
 
 /// One device takes the place of another.
@@ -54,7 +54,7 @@ pub struct Functions {
     /// The cards of all functions, whether they offer the type or not.
     pub cards: Vec<Parent>,
     /// Whose functions of those cards are in use.
-    pub holders: Vec<Holder>,
+    pub holders: Vec<Share>,
     /// The types that are offered, as `id "name"`.
     pub known: Vec<String>,
 }

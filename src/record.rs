@@ -38,7 +38,6 @@ use uuid::Uuid;
 
 use crate::host::{Host, Kind, Lock, Trouble};
 use crate::ids::{DeviceId, DomainUuid};
-use crate::seen::Owner;
 use crate::words::printable;
 
 /// Version of the record's format. A record of another version is set aside and never guessed at.
@@ -145,7 +144,7 @@ impl Records {
     }
 
     /// The domain whose claim on a device stands, with its name.
-    pub fn owner(&self, device: &DeviceId) -> Result<Option<Owner>, Trouble> {
+    pub fn owner(&self, device: &DeviceId) -> Result<Option<Named>, Trouble> {
         let text = self.link_text(&self.claim(device))?;
         let Some(uuid) = text.and_then(|text| DomainUuid::parse(&text).ok()) else { return Ok(None) };
         let name = match self.read(&uuid) {
@@ -154,7 +153,7 @@ impl Records {
             // A record that cannot be read now is a record: the claim stands.
             Err(_) => uuid.to_string(),
         };
-        Ok(Some(Owner { uuid, name }))
+        Ok(Some(Named { uuid, name }))
     }
 
     /// Whether a claim of another domain than this one stands. The domain's own record, which may have hundreds of devices,

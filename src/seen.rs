@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use crate::domain::Wanted;
 use crate::ids::{DeviceId, DomainUuid, Match, Parent};
+use crate::record::Named;
 use crate::refusal::{Absent, BadDefinition};
 use crate::request::Request;
 use crate::step::Place;
@@ -30,12 +31,12 @@ pub struct Offer {
     /// The name under which the 2016 interface wants the type's id among its arguments.
     pub id_argument: Option<String>,
     /// Where nothing is free: who has the parent's devices. Not looked up otherwise.
-    pub holders: Vec<Holder>,
+    pub holders: Vec<Share>,
 }
 
 /// Some of a parent's devices and whose they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Holder {
+pub struct Share {
     /// Name of the domain; `None` for devices that no record claims.
     pub domain: Option<String>,
     /// How many.
@@ -62,15 +63,6 @@ impl Existing {
             && self.place.parent == place.parent
             && (!self.typed || self.place.kind == place.kind)
     }
-}
-
-/// Another domain's claim on a device.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Owner {
-    /// The other domain.
-    pub uuid: DomainUuid,
-    /// Its name when it was recorded.
-    pub name: String,
 }
 
 /// What mdevctl says of a device that is not there.
@@ -109,7 +101,7 @@ pub struct Sight {
     /// The device itself, if it exists already.
     pub existing: Option<Existing>,
     /// The domain that has claimed it, if that is another one.
-    pub owner: Option<Owner>,
+    pub owner: Option<Named>,
     /// Another domain that it is set aside for: a virtual function for one that is about to come.
     pub reserved: Option<DomainUuid>,
     /// Who has it open.
@@ -132,7 +124,7 @@ pub struct Sight {
     /// And those of them that offer no type at all, as before their vendor's service runs.
     pub untyped: Vec<Parent>,
     /// Where a virtual function lists no such type: who has the functions of its card. It lists only what fits now.
-    pub card_holders: Vec<Holder>,
+    pub card_holders: Vec<Share>,
     /// And that card.
     pub full_card: Option<String>,
     /// Where the named parents are not there or have no room: other parents, which the hint may name.

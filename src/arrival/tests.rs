@@ -100,7 +100,7 @@ fn without_a_function_it_is_said_whether_the_type_or_the_room_is_missing() {
     let wanted = &domain("<m:device type='NVIDIA L40S-1C'/>", &["0x41"]).wanted[0];
     let cards = vec![Parent::parse("0000:41:00.0").unwrap()];
     let known = vec!["1145 \"NVIDIA L40S-1B\"".to_owned()];
-    let holders = vec![Holder { domain: Some("vm2".to_owned()), devices: 2 }];
+    let holders = vec![Share { domain: Some("vm2".to_owned()), devices: 2 }];
     let said = |here: &Functions| {
         let refusal = choose(wanted, here, Placement::Pack).unwrap_err();
         (refusal.to_string(), refusal.hint().unwrap())

@@ -13,7 +13,7 @@ use crate::plan;
 use crate::record::Records;
 use crate::refusal::{Refusal, nearest};
 use crate::request::Request;
-use crate::seen::{Holder, Offer, Sight};
+use crate::seen::{Offer, Share, Sight};
 use crate::words::{list, printable};
 
 /// The API of nearly all types; also where a driver does not say.
@@ -233,7 +233,7 @@ fn is_of(offer: &Offer, named: &Parent) -> bool {
 /// Why no function offers the type. It lists only what fits now, so a type of a card that is in use may be one all the
 /// same.
 fn none(host: &Host, wanted: &Wanted, functions: &[Parent]) -> Result<Refusal, Trouble> {
-    let (mut known, mut holders): (Vec<String>, Vec<Holder>) = (Vec::new(), Vec::new());
+    let (mut known, mut holders): (Vec<String>, Vec<Share>) = (Vec::new(), Vec::new());
     let mut cards: Vec<Parent> = Vec::new();
     for function in functions {
         known.extend(Backend::Nvidia.known(host, function).unwrap_or_default());

@@ -10,7 +10,7 @@ use crate::ids::{DeviceId, DomainUuid, Match, MdevUuid, Parent, TypeWish};
 use crate::record::{Records, State};
 use crate::refusal::Absent;
 use crate::request::Request;
-use crate::seen::{Existing, Holder, Lookup, Offer, Seen, Sight};
+use crate::seen::{Existing, Lookup, Offer, Seen, Share, Sight};
 use crate::step::{Place, Step};
 
 /// Looks at what the requests of `domain` ask about. `defined`: also at mdevctl's definitions.
@@ -226,13 +226,13 @@ fn elsewhere(host: &Host, named: &[Parent], wish: &TypeWish) -> Result<Vec<Offer
 }
 
 /// Whose the devices of a card are, of all its types: they share one pool.
-pub fn holders(host: &Host, records: &Records, place: &Place) -> Result<Vec<Holder>, Trouble> {
-    let mut holders: Vec<Holder> = Vec::new();
+pub fn holders(host: &Host, records: &Records, place: &Place) -> Result<Vec<Share>, Trouble> {
+    let mut holders: Vec<Share> = Vec::new();
     for device in backend::devices_of(host, place)? {
         let domain = records.owner(&device)?.map(|owner| owner.name);
         match holders.iter_mut().find(|holder| holder.domain == domain) {
             Some(holder) => holder.devices += 1,
-            None => holders.push(Holder { domain, devices: 1 }),
+            None => holders.push(Share { domain, devices: 1 }),
         }
     }
     Ok(holders)

@@ -8,7 +8,7 @@ use crate::ids::{DeviceId, Parent};
 use crate::placement::Taken;
 use crate::refusal::Refusal;
 use crate::request::Request;
-use crate::seen::{Holder, Offer, Sight};
+use crate::seen::{Offer, Share, Sight};
 use crate::words::{list, printable};
 
 /// No offer has room. `request` and what is wanted of it are for the hint.
@@ -33,7 +33,7 @@ pub(super) fn no_room(
         hint = Some(format!("give the domain fewer devices{or}"));
         format!("{free}{of} left, and the domain's devices before this one take {own}")
     } else {
-        let holders: Vec<&Holder> = offers.iter().flat_map(|offer| &offer.holders).collect();
+        let holders: Vec<&Share> = offers.iter().flat_map(|offer| &offer.holders).collect();
         match held_by(&holders) {
             held if held.is_empty() => format!("{free}{of} left"),
             held => format!("{free}{of} left, held by {held}"),
@@ -90,7 +90,7 @@ fn elsewhere(offers: &[Offer]) -> Option<String> {
 }
 
 /// `vm1 (7), vm2 and 5 made by others`
-pub fn held_by(holders: &[&Holder]) -> String {
+pub fn held_by(holders: &[&Share]) -> String {
     let mut domains: BTreeMap<&str, usize> = BTreeMap::new();
     let mut others = 0;
     for holder in holders {

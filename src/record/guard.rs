@@ -8,7 +8,6 @@ use super::{Answers, Entry, MAX_RECORD, NEW, Named, Phase, Record, Records, Stat
 use crate::host::daemon::Process;
 use crate::host::{Kind, Lock, Trouble};
 use crate::ids::{DeviceId, DomainUuid};
-use crate::seen::Owner;
 use crate::step::Step;
 
 /// A domain's record under its lock.
@@ -246,7 +245,7 @@ impl Guard<'_> {
     }
 
     /// Claims a device for this domain. `Ok(Some)` names the domain that has it already.
-    pub fn claim(&mut self, device: &DeviceId, limit: Duration) -> Result<Option<Owner>, Trouble> {
+    pub fn claim(&mut self, device: &DeviceId, limit: Duration) -> Result<Option<Named>, Trouble> {
         // A claim whose domain has no record is nobody's.
         if self.begun {
             self.save()?;
