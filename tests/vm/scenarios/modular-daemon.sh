@@ -36,6 +36,7 @@ unaware() {
 
 step "virtqemud instead of libvirtd"
 modular
+wake_libvirt >/dev/null # its own unit lets it end when it is idle
 equal "the daemon's name" virtqemud "$(cat "/proc/$(cat /run/virtqemud.pid)/comm")"
 equal "units of libvirtd that are active" '' "$(systemctl list-units --no-legend --state=active 'libvirtd*')"
 new_domain vm1
