@@ -173,7 +173,7 @@ fn begin_prepare(host: &Host, call: &Call, parent: Option<Pid>) -> Result<(), Re
         // What an earlier run left is cleared up, and stops nobody who wants nothing.
         if Records::new(host).has(&domain.uuid) {
             let cleared = forgiving(host, call, |config| match config.enabled {
-                true => prepare(host, config, domain, daemon::caller(host, parent)),
+                true => prepare(host, config, domain, None),
                 false => Ok(()),
             });
             if let Err(refusal) = cleared {
@@ -186,7 +186,7 @@ fn begin_prepare(host: &Host, call: &Call, parent: Option<Pid>) -> Result<(), Re
     if !config.enabled {
         return Ok(());
     }
-    let caller = daemon::caller(host, parent);
+    let caller = daemon::caller(host, parent)?;
     delegate(call, config.waits.driver, || {
         for warning in warnings {
             log::warn!("/{}: {warning}", crate::config::PATH);
@@ -213,7 +213,7 @@ fn begin_arrive(host: &Host, call: &Call, parent: Option<Pid>) -> Result<(), Ref
     if !config.enabled {
         return Ok(());
     }
-    let caller = daemon::caller(host, parent);
+    let caller = daemon::caller(host, parent)?;
     let mut answer = worker::answer().map_err(|error| cannot_answer(&error))?;
     delegate(call, config.waits.driver, || {
         let records = Records::new(host);

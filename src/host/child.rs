@@ -30,6 +30,9 @@ use crate::step::Step;
 /// What `ps` and `top` call it, should it be there for long.
 const NAME: &CStr = c"virt-mdev-write";
 
+/// How often a child that cannot be followed is looked for.
+const RETRY: Duration = Duration::from_millis(5);
+
 /// The exit status of a panic; as an errno it is the network's.
 const PANICKED: i32 = 101;
 
@@ -57,7 +60,8 @@ pub fn perform(step: &Step, limit: Duration) -> io::Result<Outcome> {
         }
         Fork::Parent(child) => Pid::from_raw(child).ok_or(io::ErrorKind::InvalidData)?,
     };
-    let pidfd = pidfd_open(child, PidfdFlags::empty())?;
+    // Without one, for want of descriptors or memory, it is looked for now and then: it is at work.
+    let pidfd = pidfd_open(child, PidfdFlags::empty()).ok();
     loop {
         if let Some((_, status)) = waitpid(Some(child), WaitOptions::NOHANG)? {
             return Ok(match ExitStatus::from_raw(status.as_raw()).code() {
@@ -73,8 +77,13 @@ pub fn perform(step: &Step, limit: Duration) -> io::Result<Outcome> {
         if left.is_zero() {
             return Ok(Outcome::Blocked(daemon::process(&Host::real(), child.as_raw_nonzero().get())));
         }
-        let timeout = Timespec::try_from(left).ok();
-        let _ = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], timeout.as_ref());
+        match &pidfd {
+            Some(pidfd) => {
+                let timeout = Timespec::try_from(left).ok();
+                let _ = poll(&mut [PollFd::new(pidfd, PollFlags::IN)], timeout.as_ref());
+            }
+            None => std::thread::sleep(RETRY.min(left)),
+        }
     }
 }
 
@@ -101,6 +110,13 @@ fn write(step: &Step) -> i32 {
         Step::Offline { device } => backend::set_online(host, device, false),
         _ => return Errno::INVAL.raw_os_error(),
     };
-    let errno = |trouble: Trouble| trouble.error.raw_os_error().unwrap_or(Errno::IO.raw_os_error());
+    // The kernel's own (ENOTSUPP, 524), which a driver may let out, are no exit status.
+    let errno = |trouble: Trouble| {
+        trouble
+            .error
+            .raw_os_error()
+            .filter(|errno| (1..=255).contains(errno))
+            .unwrap_or(Errno::IO.raw_os_error())
+    };
     written.map_or_else(errno, |()| 0)
 }

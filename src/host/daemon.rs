@@ -4,6 +4,7 @@ use rustix::process::{Pid, getpgrp, getppid};
 use serde::{Deserialize, Serialize};
 
 use super::Host;
+use crate::refusal::Refusal;
 
 /// A process that cannot be mistaken for a later one with the same pid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,16 +15,17 @@ pub struct Process {
     pub start_time: u64,
 }
 
-/// Our parent when we began: libvirt forks its hooks from the daemon itself (`virHookCall` → `virCommandRun`). `None` if
-/// it has died since: then we have been handed to somebody else. Handed to init before we began, we cannot tell; that is
-/// nobody's daemon unless it leads our own process group, as a daemon does that is its container's first process.
-pub fn caller(host: &Host, parent: Option<Pid>) -> Option<Process> {
-    let pid = parent?.as_raw_nonzero().get();
+/// Our parent when we began: libvirt forks its hooks from the daemon itself (`virHookCall` → `virCommandRun`). `None` if it
+/// had died by then, and we had been handed to init, which is nobody's daemon unless it leads our own process group, as a
+/// daemon does that is its container's first process. If it has died since, that is refused.
+pub fn caller(host: &Host, parent: Option<Pid>) -> Result<Option<Process>, Refusal> {
+    let Some(pid) = parent.map(|parent| parent.as_raw_nonzero().get()) else { return Ok(None) };
     if pid == 1 && getpgrp().as_raw_nonzero().get() != 1 {
-        return None;
+        return Ok(None);
     }
-    let caller = process(host, pid)?;
-    (getppid() == parent).then_some(caller)
+    let caller = process(host, pid);
+    // What was read is our parent's only if that is our parent still.
+    if getppid() == parent { Ok(caller) } else { Err(Refusal::DaemonGone { pid }) }
 }
 
 /// The process with this pid, while it runs.
@@ -61,14 +63,11 @@ mod tests {
     #[test]
     fn a_process_is_itself_and_not_another_of_the_same_pid() {
         let host = Host::real();
-        let caller = caller(&host, getppid()).unwrap();
+        let caller = caller(&host, getppid()).unwrap().unwrap();
         assert!(is_alive(&host, caller));
         assert!(!is_alive(&host, Process { start_time: caller.start_time + 1, ..caller }));
-        assert_eq!(
-            super::caller(&host, Some(rustix::process::getpid())),
-            None,
-            "we were not begun by ourselves"
-        );
+        let gone = super::caller(&host, Some(rustix::process::getpid()));
+        assert!(matches!(gone, Err(Refusal::DaemonGone { .. })), "we were not begun by ourselves: {gone:?}");
     }
 
     #[test]

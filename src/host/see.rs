@@ -177,8 +177,7 @@ fn offers(
         return Err(trouble);
     }
     // The rest is for the words of a refusal only.
-    let free = sight.offers.iter().map(|offer| offer.free.map_or(usize::MAX, |free| free as usize));
-    if free.fold(0, usize::saturating_add) < devices {
+    if sight.offers.iter().any(|offer| offer.free.is_some_and(|free| (free as usize) < devices)) {
         for offer in sight.offers.iter_mut().filter(|offer| offer.place.backend == Backend::Mdev) {
             offer.max = mdev::max(host, &offer.place);
         }

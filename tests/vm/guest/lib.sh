@@ -615,8 +615,8 @@ witnessed() { # NAME EVENT: what the witness saw
 }
 
 # denials: what SELinux would have denied our programs, or others on what is ours,
-# since it was asked last; and whether some of them were lost. A child of ours that
-# writes is called "exe". Not counted: that the hook gets a clean environment, limits and
+# since it was asked last; and whether some of them were lost. What our programs start
+# of themselves is called "exe". Not counted: that the hook gets a clean environment, limits and
 # signals of its own from the daemon; that it may not force the size of a socket's
 # buffer (net_admin), which libudev and the journal's client try; and what a
 # scenario's output goes to.

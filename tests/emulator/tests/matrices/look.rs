@@ -84,7 +84,8 @@ impl Places {
         for function in &self.functions {
             let current = text(&function.join("nvidia/current_vgpu_type"));
             let params = text(&function.join("nvidia/vgpu_params"));
-            lines.push(format!("function {} {current} \"{params}\"", name(function)));
+            let instance = text(&function.join("nvidia/gpu_instance_id"));
+            lines.push(format!("function {} {current} \"{params}\" {instance}", name(function)));
             lines.extend(labels::look(function));
         }
         for directory in ["/dev/vfio", "/dev/vfio/devices"] {

@@ -262,7 +262,7 @@ impl Eyes {
         let pids = pids.filter_map(|entry| entry.file_name().into_string().ok());
         let ours = |pid: &String| {
             let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            matches!(comm.trim_end(), "virt-mdev-hook" | "virt-mdev" | "exe")
+            matches!(comm.trim_end(), "virt-mdev-hook" | "virt-mdev" | "virt-mdev-write" | "exe")
                 && fs::read_link(format!("/proc/{pid}/ns/mnt")).ok() == self.namespace
         };
         let named = |pid: String| {
