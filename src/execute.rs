@@ -161,10 +161,10 @@ fn perform(
             })
         }
         Step::Adopt { device, .. } => {
-            let at = guard
-                .steps()
-                .iter()
-                .position(|entry| entry.state == State::Kept && entry.step.device() == device);
+            let at = guard.steps().iter().position(|entry| {
+                let made = matches!(&entry.step, Step::Create { device: kept, .. } if kept == device);
+                made && entry.state == State::Kept
+            });
             if let Some(at) = at {
                 guard.replace(at, step.clone(), State::Done, answers)?;
             }
@@ -185,7 +185,8 @@ fn perform(
         }
         Step::Attribute { device, name, value, .. } => {
             let was = match device {
-                DeviceId::Vf(_) => backend::read_attribute(context.host, device, name),
+                DeviceId::Vf(_) => backend::attribute_before(context.host, device, name)
+                    .map_err(|trouble| refused_attribute(device, name, value, &trouble))?,
                 DeviceId::Mdev(_) => None,
             };
             let step =

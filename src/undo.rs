@@ -350,6 +350,12 @@ pub(crate) fn unwind(
                     Err(trouble) => stays(guard, back.device(), trouble.into()),
                 }
             }
+            // Written before its device was made: as long as that is there, the driver takes nothing back.
+            (Step::Attribute { device, .. }, _) if made_later(guard, at, device).is_some() => {
+                if made_later(guard, at, device) == Some(State::Kept) && entry.state != State::Kept {
+                    noted(guard.mark(at, State::Kept));
+                }
+            }
             (Step::Attribute { device, .. }, back) => {
                 // Of a virtual function: its attributes outlive the domain, and the next one is not to find ours.
                 let back = back.map_or(Ok(()), |back| match guard.owns(device) {
@@ -376,6 +382,13 @@ pub(crate) fn unwind(
 fn outlived_by_its_label(guard: &Guard<'_>, at: usize, device: &DeviceId) -> bool {
     let is_label = |step: &Step| matches!(step, Step::Label { .. }) && step.device() == device;
     matches!(device, DeviceId::Vf(_)) && guard.steps().iter().skip(at + 1).any(|later| is_label(&later.step))
+}
+
+/// How a later step stands that has made the device.
+fn made_later(guard: &Guard<'_>, at: usize, device: &DeviceId) -> Option<State> {
+    let makes =
+        |step: &Step| matches!(step, Step::Create { .. } | Step::Adopt { .. }) && step.device() == device;
+    guard.steps().iter().skip(at + 1).find(|later| makes(&later.step)).map(|later| later.state)
 }
 
 /// Whether an attribute was written before the device was made.

@@ -266,6 +266,18 @@ pub fn read_attribute(host: &Host, device: &DeviceId, name: &AttributeName) -> O
     host.read(&format!("{}/{name}", directory(device))).ok()
 }
 
+/// The value that is to be put back one day; none where the driver shows none to anybody. What cannot be read just now is
+/// not written over.
+pub fn attribute_before(
+    host: &Host,
+    device: &DeviceId,
+    name: &AttributeName,
+) -> Result<Option<String>, Trouble> {
+    let path = format!("{}/{name}", directory(device));
+    let is_shown = host.mode(&path)?.is_none_or(|mode| mode & 0o444 != 0);
+    if is_shown { host.read(&path).map(Some) } else { Ok(None) }
+}
+
 /// Devices of a parent, for the words of a refusal.
 pub fn devices_of(host: &Host, place: &Place) -> Result<Vec<DeviceId>, Trouble> {
     match place.backend {

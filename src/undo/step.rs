@@ -14,23 +14,28 @@ use crate::record::Guard;
 use crate::step::{Place, Step};
 use crate::words::errno;
 
-/// Writes an attribute back, if nobody has its device open. One that the driver does not take any more is left as it is.
+/// Writes an attribute back, if nobody has its device open. One that the driver does not take any more, asked twice, is left
+/// as it is.
 pub(super) fn put_back(host: &Host, step: &Step, limit: Duration) -> Result<(), Why> {
     let device = step.device();
     if let Some(why) = held(host, device) {
         return Err(why);
     }
     log::info!(VIRT_MDEV_UUID:% = device; "{step}");
-    match host.machine().perform(step, limit) {
-        Ok(child::Outcome::Done) => {}
-        Ok(child::Outcome::Blocked(writer)) => return Err(Why::Pending { writer }),
-        Err(error) => return Err(not_started(&error)),
-        // Killed: nothing is known of the driver.
-        Ok(child::Outcome::Failed(error)) if error.raw_os_error().is_none() => {
-            return Err(Why::Failed { what: error.to_string(), again: true });
-        }
-        Ok(child::Outcome::Failed(error)) => {
-            log::warn!(VIRT_MDEV_UUID:% = device; "{step}: {}", errno(&error));
+    for last in [false, true] {
+        match host.machine().perform(step, limit) {
+            Ok(child::Outcome::Done) => break,
+            Ok(child::Outcome::Blocked(writer)) => return Err(Why::Pending { writer }),
+            Err(error) => return Err(not_started(&error)),
+            // Killed: nothing is known of the driver.
+            Ok(child::Outcome::Failed(error)) if error.raw_os_error().is_none() => {
+                return Err(Why::Failed { what: error.to_string(), again: true });
+            }
+            Ok(child::Outcome::Failed(error)) if last => {
+                log::warn!(VIRT_MDEV_UUID:% = device; "{step}: {}", errno(&error));
+            }
+            // It may have been busy for a moment.
+            Ok(child::Outcome::Failed(_)) => {}
         }
     }
     Ok(())
