@@ -7,7 +7,7 @@ use crate::backend::{self, Backend, nvidia};
 use crate::config::Config;
 use crate::domain::edit::Editable;
 use crate::domain::{Domain, Wanted};
-use crate::execute::Context;
+use crate::execute::Means;
 use crate::host::daemon::Process;
 use crate::host::{Host, Trouble, see};
 use crate::ids::{DeviceId, Parent, PciAddress};
@@ -242,12 +242,12 @@ fn functions(
 
 /// What libvirt's hook says of a domain that comes. `None`: its XML is right as it is.
 pub fn arrive(
-    context: Context<'_>,
+    means: Means<'_>,
     config: Config,
     xml: &[u8],
     caller: Option<Process>,
 ) -> Result<Option<String>, Refusal> {
-    let (host, records) = (context.host, context.records);
+    let (host, records) = (means.host, means.records);
     let domain = Domain::read(xml)?;
     let whole = (&domain, text(xml)?);
     let mut patience = Patience::new(host, records, config.waits);
@@ -255,13 +255,13 @@ pub fn arrive(
     let (mut cleared, mut gives_way) = (false, false);
     loop {
         let mut sights = Vec::new();
-        match arrive_now(context, config, whole, caller, &given_up, gives_way, &mut sights) {
+        match arrive_now(means, config, whole, caller, &given_up, gives_way, &mut sights) {
             Ok(Arrived::As(xml)) => return Ok(xml),
             // As at a prepare: what a dead start left is no reason for another device.
             Ok(Arrived::Taken(devices)) => {
                 gives_way = true;
                 for device in &devices {
-                    reap::make_room(context, &domain.uuid, Some(device), &[])?;
+                    reap::make_room(means, &domain.uuid, Some(device), &[])?;
                 }
             }
             Err(refusal) => {
@@ -271,7 +271,7 @@ pub fn arrive(
                 };
                 let is_taken = device.is_some() || matches!(refusal, Refusal::NoRoom { .. });
                 // As at a prepare: what a dead start left may not stand in the way.
-                if is_taken && !cleared && reap::make_room(context, &domain.uuid, device, &sights)? {
+                if is_taken && !cleared && reap::make_room(means, &domain.uuid, device, &sights)? {
                     cleared = true;
                     continue;
                 }
@@ -298,7 +298,7 @@ enum Arrived {
 
 /// The same, with what is there now. `gives_way`: with other devices than its own, if need be.
 fn arrive_now(
-    context: Context<'_>,
+    means: Means<'_>,
     config: Config,
     domain: (&Domain, &str),
     caller: Option<Process>,
@@ -306,11 +306,11 @@ fn arrive_now(
     gives_way: bool,
     sights: &mut Vec<Sight>,
 ) -> Result<Arrived, Refusal> {
-    let records = context.records;
+    let records = means.records;
     let has_functions = domain.0.wanted.iter().any(|wanted| wanted.uuid.is_none());
     // Of two domains that come at once each is to see what the other has been given.
-    let _lock = if has_functions { Some(records.lock_reservations(context.waits.lock)?) } else { None };
-    let arrival = look(context.host, config, domain, caller, given_up, sights)?;
+    let _lock = if has_functions { Some(records.lock_reservations(means.waits.lock)?) } else { None };
+    let arrival = look(means.host, config, domain, caller, given_up, sights)?;
     if !gives_way && !arrival.changes.is_empty() {
         return Ok(Arrived::Taken(arrival.changes.into_iter().map(|change| change.from).collect()));
     }
@@ -323,7 +323,7 @@ fn arrive_now(
     if has_functions {
         let comes = &arrival.domain;
         for wanted in &comes.wanted {
-            let is_vgpu = |address: &PciAddress| nvidia::is_vgpu(context.host, address);
+            let is_vgpu = |address: &PciAddress| nvidia::is_vgpu(means.host, address);
             if let Some(address) = arrival::function_of(comes, wanted, is_vgpu) {
                 records.reserve(&address, &comes.uuid)?;
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::backend;
 use crate::config::Config;
 use crate::domain::{Domain, MdevHostdev, PciHostdev};
-use crate::execute::{self, Context};
+use crate::execute::{self, Means};
 use crate::host::udev::Watch;
 use crate::host::{Trouble, daemon, see};
 use crate::ids::{DeviceId, DomainUuid};
@@ -33,17 +33,17 @@ pub struct Made {
 
 /// Makes a device for a domain that runs. `answers`: who answers for it from the first step on.
 pub fn make(
-    context: Context<'_>,
+    means: Means<'_>,
     config: Config,
     domain: &Domain,
     request: &Request,
     answers: Answers,
 ) -> Result<Made, Refusal> {
-    let attempt = |sights: &mut _| make_now(context, config, domain, request, answers, sights);
+    let attempt = |sights: &mut _| make_now(means, config, domain, request, answers, sights);
     let mut sights = Vec::new();
     match attempt(&mut sights) {
         // What a dead start left may not stand in the way.
-        Err(Refusal::NoRoom { .. }) if reap::make_room(context, &domain.uuid, None, &sights)? => {
+        Err(Refusal::NoRoom { .. }) if reap::make_room(means, &domain.uuid, None, &sights)? => {
             attempt(&mut sights)
         }
         done => done,
@@ -51,7 +51,7 @@ pub fn make(
 }
 
 fn make_now(
-    context: Context<'_>,
+    means: Means<'_>,
     config: Config,
     domain: &Domain,
     request: &Request,
@@ -59,38 +59,39 @@ fn make_now(
     sights: &mut Vec<Sight>,
 ) -> Result<Made, Refusal> {
     // What nobody answers for any more: a device that was unplugged behind our back, or of an attach that died.
-    let sweep = Sweep { abandoned: true, ..Sweep::of_domain(context.waits.release) };
-    let (mut guard, undone) = undo::settle(context, &domain.uuid, sweep)?;
+    let sweep = Sweep { abandoned: true, ..Sweep::of_domain(means.waits.release) };
+    let (mut guard, undone) = undo::settle(means, &domain.uuid, sweep)?;
     undone.report();
-    if is_being_started(context, &guard) {
+    if is_being_started(means, &guard) {
         return Err(Refusal::BeingStarted);
     }
     let requests = std::slice::from_ref(request);
-    let seen = see::see(context.host, context.records, &domain.uuid, requests, false)?;
+    let seen = see::see(means.host, means.records, &domain.uuid, requests, false)?;
     sights.clone_from(&seen.sights);
     let plan = plan::prepare(&domain.uuid, requests, &seen, config.placement)?;
-    carry_out(context, &mut guard, domain, &plan, answers)
+    carry_out(means, &mut guard, domain, &plan, answers)
 }
 
 /// A daemon that is starting the domain has the record; whoever asks has seen an earlier run of it.
-fn is_being_started(context: Context<'_>, guard: &Guard<'_>) -> bool {
-    let starting = |answers| matches!(answers, Some(Answers::Starting(daemon)) if daemon::is_alive(context.host, daemon));
+fn is_being_started(means: Means<'_>, guard: &Guard<'_>) -> bool {
+    let starting =
+        |answers| matches!(answers, Some(Answers::Starting(daemon)) if daemon::is_alive(means.host, daemon));
     guard.steps().iter().any(|entry| entry.state != State::Undoing && starting(entry.answers))
 }
 
 fn carry_out(
-    context: Context<'_>,
+    means: Means<'_>,
     guard: &mut Guard<'_>,
     domain: &Domain,
     plan: &Plan,
     answers: Answers,
 ) -> Result<Made, Refusal> {
     let Some(device) = plan.devices().into_iter().next() else { return Err(Refusal::NoParents) };
-    execute::add(context, guard, &domain.name, plan, Some(answers))?;
+    execute::add(means, guard, &domain.name, plan, Some(answers))?;
     // The plan's place may have been full after all, and another taken.
     let place = guard.record().into_iter().flat_map(|record| record.devices());
     let place = place.into_iter().find(|(its, ..)| **its == device).map(|(_, place, ..)| place.clone());
-    let existing = backend::existing(context.host, &device)?;
+    let existing = backend::existing(means.host, &device)?;
     match (place, existing) {
         (Some(place), Some(existing)) => Ok(Made { device, place, api: existing.api }),
         _ => Err(Refusal::Vanished { uuid: device }),
@@ -99,17 +100,16 @@ fn carry_out(
 
 /// Waits until udev has dealt with the new nodes, and gives them the labels of the domain that is to open them.
 pub fn label(
-    context: Context<'_>,
+    means: Means<'_>,
     config: Config,
     domain: &Domain,
     device: &DeviceId,
     watch: Option<Watch>,
 ) -> Result<(), Refusal> {
-    if watch.is_some_and(|watch| !watch.wait(context.host, std::slice::from_ref(device), context.waits.udev))
-    {
-        log::warn!("udev has not dealt with the new nodes within {:?}; going on", context.waits.udev);
+    if watch.is_some_and(|watch| !watch.wait(means.host, std::slice::from_ref(device), means.waits.udev)) {
+        log::warn!("udev has not dealt with the new nodes within {:?}; going on", means.waits.udev);
     }
-    let mut guard = context.records.lock(&domain.uuid, context.waits.lock)?;
+    let mut guard = means.records.lock(&domain.uuid, means.waits.lock)?;
     // No lock was held: the domain may have ended since.
     let is_its = |step: &Step| matches!(step, Step::Create { .. }) && step.device() == device;
     let Some(record) = guard
@@ -118,9 +118,9 @@ pub fn label(
     else {
         return Err(Refusal::Vanished { uuid: device.clone() });
     };
-    let mut plan = start::plan(context.host, &with(domain, device), record, config.labels)?;
+    let mut plan = start::plan(means.host, &with(domain, device), record, config.labels)?;
     plan.steps.retain(|planned| planned.step.device() == device);
-    execute::label_nodes(context, &mut guard, &plan)?;
+    execute::label_nodes(means, &mut guard, &plan)?;
     Ok(guard.save()?)
 }
 
@@ -138,12 +138,12 @@ fn with(domain: &Domain, device: &DeviceId) -> Domain {
 
 /// From here on `answers` answers for the device: the domain that has it, for one that was plugged in.
 pub fn answer(
-    context: Context<'_>,
+    means: Means<'_>,
     domain: &DomainUuid,
     device: &DeviceId,
     answers: Answers,
 ) -> Result<(), Trouble> {
-    let mut guard = context.records.lock(domain, context.waits.lock)?;
+    let mut guard = means.records.lock(domain, means.waits.lock)?;
     if guard.steps().iter().any(|entry| entry.step.device() == device) {
         guard.answer(device, answers)?;
     }
@@ -152,11 +152,11 @@ pub fn answer(
 
 /// Takes a device away that the domain has let go, or did not get. One that somebody else made is only let go.
 pub fn take(
-    context: Context<'_>,
+    means: Means<'_>,
     domain: &DomainUuid,
     device: &DeviceId,
     patience: Duration,
 ) -> Result<Undone, Trouble> {
     let sweep = Sweep { only: Some(device), ..Sweep::of_domain(patience) };
-    Ok(undo::settle(context, domain, sweep)?.1)
+    Ok(undo::settle(means, domain, sweep)?.1)
 }

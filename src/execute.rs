@@ -22,7 +22,7 @@ impl From<Trouble> for Refusal {
 
 /// What steps need besides themselves.
 #[derive(Debug, Clone, Copy)]
-pub struct Context<'a> {
+pub struct Means<'a> {
     /// The machine.
     pub host: &'a Host,
     /// Its records.
@@ -33,31 +33,31 @@ pub struct Context<'a> {
 
 /// Carries out a prepare's plan: all of it, or nothing of it is left.
 pub fn carry_out(
-    context: Context<'_>,
+    means: Means<'_>,
     guard: &mut Guard<'_>,
     name: &str,
     plan: &Plan,
     answers: Option<Answers>,
 ) -> Result<(), Refusal> {
-    let done = go_through(context, guard, name, plan, answers);
+    let done = go_through(means, guard, name, plan, answers);
     if done.is_err() {
-        undo::unwind(context, guard, Back::Start, &|_| true, None).report();
+        undo::unwind(means, guard, Back::Start, &|_| true, None).report();
     }
     done
 }
 
 fn go_through(
-    context: Context<'_>,
+    means: Means<'_>,
     guard: &mut Guard<'_>,
     name: &str,
     plan: &Plan,
     answers: Option<Answers>,
 ) -> Result<(), Refusal> {
     guard.begin(name)?;
-    perform_all(context, guard, plan, answers)?;
+    perform_all(means, guard, plan, answers)?;
     match answers {
         // Nobody would ever tell us that the domain has gone.
-        Some(Answers::Starting(daemon)) if !daemon::is_alive(context.host, daemon) => {
+        Some(Answers::Starting(daemon)) if !daemon::is_alive(means.host, daemon) => {
             Err(Refusal::DaemonGone { pid: daemon.pid })
         }
         _ => Ok(guard.advance(Phase::Prepared, answers)?),
@@ -66,17 +66,17 @@ fn go_through(
 
 /// Carries out a plan for a domain that runs: all of it, or nothing of it is left, and what the domain has is untouched.
 pub fn add(
-    context: Context<'_>,
+    means: Means<'_>,
     guard: &mut Guard<'_>,
     name: &str,
     plan: &Plan,
     answers: Option<Answers>,
 ) -> Result<(), Refusal> {
     guard.join(name)?;
-    let done = perform_all(context, guard, plan, answers).and_then(|()| Ok(guard.save()?));
+    let done = perform_all(means, guard, plan, answers).and_then(|()| Ok(guard.save()?));
     if done.is_err() {
         let added = plan.devices();
-        undo::unwind(context, guard, Back::Start, &|device| added.contains(device), None).report();
+        undo::unwind(means, guard, Back::Start, &|device| added.contains(device), None).report();
         // What was refused by the last place stands in the file yet, as intended.
         if let Err(trouble) = guard.end() {
             log::warn!("{trouble}");
@@ -86,40 +86,40 @@ pub fn add(
 }
 
 fn perform_all(
-    context: Context<'_>,
+    means: Means<'_>,
     guard: &mut Guard<'_>,
     plan: &Plan,
     answers: Option<Answers>,
 ) -> Result<(), Refusal> {
     for planned in &plan.steps {
         log::info!(VIRT_MDEV_UUID:% = planned.step.device(); "{}", planned.step);
-        perform(context, guard, &planned.step, answers)?;
+        perform(means, guard, &planned.step, answers)?;
     }
     Ok(())
 }
 
 /// Carries out a start's plan. What is done when it fails is undone by the release that libvirt calls then.
-pub fn label(context: Context<'_>, guard: &mut Guard<'_>, plan: &Plan) -> Result<(), Refusal> {
-    label_nodes(context, guard, plan)?;
+pub fn label(means: Means<'_>, guard: &mut Guard<'_>, plan: &Plan) -> Result<(), Refusal> {
+    label_nodes(means, guard, plan)?;
     Ok(guard.advance(Phase::Starting, None)?)
 }
 
 /// The same for what is plugged into a domain that runs.
-pub fn label_nodes(context: Context<'_>, guard: &mut Guard<'_>, plan: &Plan) -> Result<(), Refusal> {
+pub fn label_nodes(means: Means<'_>, guard: &mut Guard<'_>, plan: &Plan) -> Result<(), Refusal> {
     for Planned { step, .. } in &plan.steps {
         log::info!(VIRT_MDEV_UUID:% = step.device(); "{step}");
         let answers = guard.steps().iter().find(|entry| entry.step.device() == step.device());
-        perform(context, guard, step, answers.and_then(|entry| entry.answers))?;
+        perform(means, guard, step, answers.and_then(|entry| entry.answers))?;
     }
     let profile = plan.steps.iter().find_map(|planned| match &planned.step {
         Step::Allow { profile, .. } => Some(profile),
         _ => None,
     });
-    Ok(profile.map_or(Ok(()), |profile| node::load(context.host, profile))?)
+    Ok(profile.map_or(Ok(()), |profile| node::load(means.host, profile))?)
 }
 
 fn perform(
-    context: Context<'_>,
+    means: Means<'_>,
     guard: &mut Guard<'_>,
     step: &Step,
     answers: Option<Answers>,
@@ -131,12 +131,12 @@ fn perform(
             // prepares at once each waits for a card once.
             let mut locked: Option<(String, Lock)> = None;
             for place in std::iter::once(place).chain(otherwise) {
-                let card = backend::card(context.host, place);
+                let card = backend::card(means.host, place);
                 if locked.as_ref().is_none_or(|(of, _)| *of != card) {
                     drop(locked.take());
-                    locked = Some((card.clone(), context.records.lock_card(&card, context.waits.lock)?));
+                    locked = Some((card.clone(), means.records.lock_card(&card, means.waits.lock)?));
                 }
-                match create(context, guard, device, place, *keep, answers)? {
+                match create(means, guard, device, place, *keep, answers)? {
                     Tried::Made => {
                         for refusal in refused {
                             log::warn!(VIRT_MDEV_UUID:% = device; "{refusal}");
@@ -157,7 +157,7 @@ fn perform(
             }
             Err(match first {
                 Some(refusal) => refusal,
-                None => no_room(context, place)?,
+                None => no_room(means, place)?,
             })
         }
         Step::Adopt { device, .. } => {
@@ -168,24 +168,24 @@ fn perform(
             if let Some(at) = at {
                 guard.replace(at, step.clone(), State::Done, answers)?;
             }
-            match guard.claim(device, context.waits.lock)? {
+            match guard.claim(device, means.waits.lock)? {
                 None => Ok(()),
                 Some(owner) => Err(Refusal::ClaimedByOther { uuid: device.clone(), owner: owner.name }),
             }
         }
         Step::Use { device, place } => {
             guard.intend(step.clone(), answers)?;
-            claim(context, guard, device)?;
+            claim(means, guard, device)?;
             guard.done();
             // Until the claim was made, whoever made the device could take it away.
-            match backend::located(context.host, device)? {
+            match backend::located(means.host, device)? {
                 Some(found) if found.is_at(place) => Ok(()),
                 _ => Err(Refusal::Vanished { uuid: device.clone() }),
             }
         }
         Step::Attribute { device, name, value, .. } => {
             let was = match device {
-                DeviceId::Vf(_) => backend::attribute_before(context.host, device, name)
+                DeviceId::Vf(_) => backend::attribute_before(means.host, device, name)
                     .map_err(|trouble| refused_attribute(device, name, value, &trouble))?,
                 DeviceId::Mdev(_) => None,
             };
@@ -193,26 +193,26 @@ fn perform(
                 Step::Attribute { device: device.clone(), name: name.clone(), value: value.clone(), was };
             guard.intend(step, answers)?;
             // Before its device is made, where the attribute decides how: then the claim is made here.
-            claim(context, guard, device)?;
-            backend::write_attribute(context.host, device, name, value)
+            claim(means, guard, device)?;
+            backend::write_attribute(means.host, device, name, value)
                 .map_err(|trouble| refused_attribute(device, name, value, &trouble))?;
             guard.done();
             Ok(())
         }
         Step::Online { device } => {
             guard.intend(step.clone(), answers)?;
-            backend::set_online(context.host, device, true)
+            backend::set_online(means.host, device, true)
                 .map_err(|trouble| Refusal::Online { uuid: device.clone(), why: trouble.to_string() })?;
             guard.done();
             Ok(())
         }
         Step::Label { node, label, .. } => once(guard, step, answers, || {
             // The helper of udev that has not seen this in the record is through with the node before it gets the label.
-            let _lock = context.records.lock_labels(context.waits.lock)?;
-            node::put(context.host, node, label, None).map(drop)
+            let _lock = means.records.lock_labels(means.waits.lock)?;
+            node::put(means.host, node, label, None).map(drop)
         }),
         Step::Allow { node, profile, .. } => {
-            once(guard, step, answers, || node::allow(context.host, profile, node))
+            once(guard, step, answers, || node::allow(means.host, profile, node))
         }
         // The way back is `undo`'s: it asks first whose the device is and who has it open.
         Step::Offline { .. } | Step::Unlabel { .. } | Step::Withdraw { .. } | Step::Destroy { .. } => {
@@ -250,8 +250,8 @@ fn refused_attribute(device: &DeviceId, name: &AttributeName, value: &str, troub
     Refusal::Attribute { uuid: device.clone(), attribute: name.to_string(), value: value.to_owned(), why }
 }
 
-fn claim(context: Context<'_>, guard: &mut Guard<'_>, device: &DeviceId) -> Result<(), Refusal> {
-    match guard.claim(device, context.waits.lock) {
+fn claim(means: Means<'_>, guard: &mut Guard<'_>, device: &DeviceId) -> Result<(), Refusal> {
+    match guard.claim(device, means.waits.lock) {
         Ok(None) => Ok(()),
         Ok(Some(owner)) => {
             guard.forget_last();
@@ -275,22 +275,22 @@ enum Tried {
 
 /// Makes a device at one place; the caller has the lock of its card.
 fn create(
-    context: Context<'_>,
+    means: Means<'_>,
     guard: &mut Guard<'_>,
     device: &DeviceId,
     place: &Place,
     keep: bool,
     answers: Option<Answers>,
 ) -> Result<Tried, Refusal> {
-    match backend::free(context.host, place) {
+    match backend::free(means.host, place) {
         Ok(Some(0)) => return Ok(Tried::Full),
         Ok(_) => {}
         Err(trouble) => return Ok(Tried::Refused(trouble.into())),
     }
     let step = Step::Create { device: device.clone(), place: place.clone(), keep, otherwise: Vec::new() };
     guard.intend(step, answers)?;
-    claim(context, guard, device)?;
-    match backend::create(context.host, device, place) {
+    claim(means, guard, device)?;
+    match backend::create(means.host, device, place) {
         Ok(()) => {
             guard.done();
             Ok(Tried::Made)
@@ -299,7 +299,7 @@ fn create(
             let refusal = |why| Refusal::Create { uuid: device.clone(), place: Box::new(place.clone()), why };
             // With EEXIST, somebody else has made what is there since we looked. After any other error the kernel's mdev
             // has made nothing, but a driver of another interface may have: then it is undone with the rest.
-            if !trouble.is(Errno::EXIST) && !matches!(backend::located(context.host, device), Ok(None)) {
+            if !trouble.is(Errno::EXIST) && !matches!(backend::located(means.host, device), Ok(None)) {
                 return Err(refusal(format!("the driver made it and failed: {trouble}")));
             }
             // Before the claim goes: whoever finds the step takes away what is there.
@@ -324,9 +324,9 @@ fn create(
     }
 }
 
-fn no_room(context: Context<'_>, place: &Place) -> Result<Refusal, Trouble> {
-    let holders = see::holders(context.host, context.records, place)?;
-    let free = backend::free(context.host, place)?.unwrap_or(0);
+fn no_room(means: Means<'_>, place: &Place) -> Result<Refusal, Trouble> {
+    let holders = see::holders(means.host, means.records, place)?;
+    let free = backend::free(means.host, place)?.unwrap_or(0);
     let left = match held_by(&holders.iter().collect::<Vec<_>>()) {
         held if held.is_empty() => format!("{free} left"),
         held => format!("{free} left, held by {held}"),

@@ -13,7 +13,7 @@ use crate::backend;
 use crate::config::Config;
 use crate::domain::{self, Domain, MAX_XML};
 use crate::event::{Action, Call};
-use crate::execute::Context;
+use crate::execute::Means;
 use crate::host::worker::Ended;
 use crate::host::{Host, daemon, journal, worker};
 use crate::ids::DomainUuid;
@@ -217,8 +217,8 @@ fn begin_arrive(host: &Host, call: &Call, parent: Option<Pid>) -> Result<(), Ref
     let mut answer = worker::answer().map_err(|error| cannot_answer(&error))?;
     delegate(call, config.waits.driver, || {
         let records = Records::new(host);
-        let context = Context { host, records: &records, waits: config.waits };
-        let another = arrive::arrive(context, config, &xml, caller)?.unwrap_or_default();
+        let means = Means { host, records: &records, waits: config.waits };
+        let another = arrive::arrive(means, config, &xml, caller)?.unwrap_or_default();
         (&answer).write_all(another.as_bytes()).map_err(|error| cannot_answer(&error))
     })?;
     let mut stdout = io::stdout().lock();
@@ -262,19 +262,19 @@ fn follow(host: &Host, call: &Call) -> Result<(), Refusal> {
     let records = Records::new(host);
     let Some(domain) = whose(&records, &call.name, &read_stdin(MAX_SCAN)) else { return Ok(()) };
     let waits = Config::load_or_default(host).waits;
-    runs(Context { host, records: &records, waits }, &domain).map_err(|refusal| in_journal(call, refusal))
+    runs(Means { host, records: &records, waits }, &domain).map_err(|refusal| in_journal(call, refusal))
 }
 
 /// Notes in the record of `domain` that it runs.
-pub fn runs(context: Context<'_>, domain: &DomainUuid) -> Result<(), Refusal> {
-    let mut guard = context.records.lock(domain, context.waits.lock)?;
+pub fn runs(means: Means<'_>, domain: &DomainUuid) -> Result<(), Refusal> {
+    let mut guard = means.records.lock(domain, means.waits.lock)?;
     Ok(guard.advance(Phase::Running, Some(Answers::Running))?)
 }
 
 /// The daemon has restarted and the domain runs: what the record says is compared with the host.
 pub fn compare(host: &Host, config: Config, domain: &DomainUuid) -> Result<(), Refusal> {
     let records = Records::new(host);
-    runs(Context { host, records: &records, waits: config.waits }, domain)?;
+    runs(Means { host, records: &records, waits: config.waits }, domain)?;
     let record = records.read(domain)?;
     for (device, place, _, state) in record.iter().flat_map(|record| record.devices()) {
         if state != State::Undoing && !backend::is_there(host, device, place) {
@@ -287,8 +287,8 @@ pub fn compare(host: &Host, config: Config, domain: &DomainUuid) -> Result<(), R
 /// Takes away what was made for a domain.
 pub fn release(host: &Host, config: Config, domain: &DomainUuid) -> Result<(), Refusal> {
     let records = Records::new(host);
-    let context = Context { host, records: &records, waits: config.waits };
-    let (_guard, undone) = undo::settle(context, domain, Sweep::of_domain(config.waits.release))?;
+    let means = Means { host, records: &records, waits: config.waits };
+    let (_guard, undone) = undo::settle(means, domain, Sweep::of_domain(config.waits.release))?;
     undone.report();
     Ok(())
 }

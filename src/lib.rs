@@ -37,6 +37,7 @@ pub mod undo;
 
 pub mod arrive;
 pub mod attach;
+pub mod autostart;
 pub mod cli;
 pub mod hook;
 pub mod lost;

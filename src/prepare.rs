@@ -3,7 +3,7 @@
 use crate::backend::nvidia;
 use crate::config::Config;
 use crate::domain::Domain;
-use crate::execute::{self, Context};
+use crate::execute::{self, Means};
 use crate::host::daemon::Process;
 use crate::host::udev::Watch;
 use crate::host::{Host, see};
@@ -27,13 +27,13 @@ pub fn prepare(
     caller: Option<Process>,
 ) -> Result<(), Refusal> {
     let records = Records::new(host);
-    let context = Context { host, records: &records, waits: config.waits };
+    let means = Means { host, records: &records, waits: config.waits };
     if domain.is_plain() {
-        let sweep = Sweep { awaited: Some(&[]), ..Sweep::of_domain(context.waits.release) };
-        undo::settle(context, &domain.uuid, sweep)?.1.report();
+        let sweep = Sweep { awaited: Some(&[]), ..Sweep::of_domain(means.waits.release) };
+        undo::settle(means, &domain.uuid, sweep)?.1.report();
         return Ok(());
     }
-    let done = prepare_patiently(context, config, &mut domain, caller);
+    let done = prepare_patiently(means, config, &mut domain, caller);
     // Its claims stand in their place; and a domain that is refused does not come.
     let has_functions = domain.wanted.iter().any(|wanted| wanted.uuid.is_none());
     for pci in domain.pcis.iter().filter(|_| has_functions) {
@@ -44,14 +44,14 @@ pub fn prepare(
 
 /// The same, with what is yet to come.
 fn prepare_patiently(
-    context: Context<'_>,
+    means: Means<'_>,
     config: Config,
     domain: &mut Domain,
     caller: Option<Process>,
 ) -> Result<(), Refusal> {
-    let mut patience = Patience::new(context.host, context.records, config.waits);
+    let mut patience = Patience::new(means.host, means.records, config.waits);
     loop {
-        match prepare_now(context, config, domain, caller) {
+        match prepare_now(means, config, domain, caller) {
             Err(refusal) => patience.outlast(refusal, |missing| domain.relocate(missing))?,
             done => return done,
         }
@@ -60,16 +60,16 @@ fn prepare_patiently(
 
 /// The same, with what is there now.
 fn prepare_now(
-    context: Context<'_>,
+    means: Means<'_>,
     config: Config,
     domain: &Domain,
     caller: Option<Process>,
 ) -> Result<(), Refusal> {
-    let host = context.host;
+    let host = means.host;
     let requests = requests(domain, |address| nvidia::function(host, address))?;
     start::judge(host, domain, config.labels, caller, &[])?;
     let mut sights = Vec::new();
-    let attempt = |sights: &mut _| make(context, config, domain, &requests, caller, sights);
+    let attempt = |sights: &mut _| make(means, config, domain, &requests, caller, sights);
     let mut done = attempt(&mut sights);
     // It may have been another domain's that was just being released: its device and its claim are not read at once.
     if matches!(done, Err(Refusal::Vanished { .. } | Refusal::OtherDevice { .. })) {
@@ -82,7 +82,7 @@ fn prepare_now(
                 _ => None,
             };
             // What a dead start left may not stand in the way of another domain.
-            match reap::make_room(context, &domain.uuid, device, &sights)? {
+            match reap::make_room(means, &domain.uuid, device, &sights)? {
                 true => attempt(&mut sights),
                 false => Err(unless_late(refusal, &sights)),
             }
@@ -93,23 +93,23 @@ fn prepare_now(
 
 /// One attempt at it. `sights` is filled with what was seen for each request.
 fn make(
-    context: Context<'_>,
+    means: Means<'_>,
     config: Config,
     domain: &Domain,
     requests: &[Request],
     caller: Option<Process>,
     sights: &mut Vec<Sight>,
 ) -> Result<(), Refusal> {
-    let host = context.host;
+    let host = means.host;
     let asked: Vec<DeviceId> = requests.iter().map(|request| request.device.clone()).collect();
     // What the domain does not want any more is nothing that its start should fail or wait for.
-    let sweep = Sweep { awaited: Some(&asked), ..Sweep::of_domain(context.waits.release) };
-    let (mut guard, undone) = undo::settle(context, &domain.uuid, sweep)?;
+    let sweep = Sweep { awaited: Some(&asked), ..Sweep::of_domain(means.waits.release) };
+    let (mut guard, undone) = undo::settle(means, &domain.uuid, sweep)?;
     undone.report();
     if let Some(left) = undone.left.into_iter().find(|left| asked.contains(&left.device)) {
         return Err(Refusal::Remove { uuid: left.device, why: left.why.to_string() });
     }
-    let seen = see::see(host, context.records, &domain.uuid, requests, config.definitions)?;
+    let seen = see::see(host, means.records, &domain.uuid, requests, config.definitions)?;
     sights.clone_from(&seen.sights);
     let plan = plan::prepare(&domain.uuid, requests, &seen, config.placement)?;
     for note in &plan.notes {
@@ -126,15 +126,15 @@ fn make(
         .map(|planned| planned.step.device().clone())
         .collect();
     let watch = if made.is_empty() { None } else { Watch::start(host) };
-    execute::carry_out(context, &mut guard, &domain.name, &plan, caller.map(Answers::Starting))?;
+    execute::carry_out(means, &mut guard, &domain.name, &plan, caller.map(Answers::Starting))?;
     if let Err(refusal) = start::judge(host, domain, config.labels, caller, &plan.devices()) {
-        undo::unwind(context, &mut guard, Back::Start, &|_| true, None).report();
+        undo::unwind(means, &mut guard, Back::Start, &|_| true, None).report();
         return Err(refusal);
     }
     // No lock is held while udev is waited for.
     drop(guard);
-    if watch.is_some_and(|watch| !watch.wait(host, &made, context.waits.udev)) {
-        log::warn!("udev has not dealt with the new nodes within {:?}; going on", context.waits.udev);
+    if watch.is_some_and(|watch| !watch.wait(host, &made, means.waits.udev)) {
+        log::warn!("udev has not dealt with the new nodes within {:?}; going on", means.waits.udev);
     }
     Ok(())
 }

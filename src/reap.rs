@@ -8,7 +8,7 @@
 use std::fmt;
 
 use crate::backend;
-use crate::execute::Context;
+use crate::execute::Means;
 use crate::host::{Host, Trouble, daemon, holders};
 use crate::ids::{DeviceId, DomainUuid};
 use crate::record::{Answers, Entry, Phase, Record, Records, State};
@@ -166,13 +166,13 @@ fn may_be_abandoned(host: &Host, record: &Record) -> bool {
 /// For a domain that found no place in what it saw, or its device taken: takes away what other domains left on those
 /// cards, or this device. Says whether it is worth another look.
 pub fn make_room(
-    context: Context<'_>,
+    means: Means<'_>,
     except: &DomainUuid,
     device: Option<&DeviceId>,
     sights: &[Sight],
 ) -> Result<bool, Trouble> {
-    let (host, records) = (context.host, context.records);
-    let deadline = host.now() + context.waits.release;
+    let (host, records) = (means.host, means.records);
+    let deadline = host.now() + means.waits.release;
     let offers = || sights.iter().flat_map(|sight| &sight.offers);
     let full = sights.iter().filter_map(|sight| sight.full_card.clone());
     let cards: Vec<String> = offers().map(|offer| offer.card.clone()).chain(full).collect();
@@ -183,7 +183,7 @@ pub fn make_room(
             Ok(None) => continue,
             // Damaged, it is set aside under its lock, and its claims are nobody's then.
             Err(_) => {
-                let guard = records.lock(other, context.waits.lock);
+                let guard = records.lock(other, means.waits.lock);
                 some |= guard.is_ok_and(|guard| guard.record().is_none());
                 continue;
             }
@@ -195,7 +195,7 @@ pub fn make_room(
             continue;
         }
         let sweep = Sweep { abandoned: true, ..Sweep::of_domain(patience) };
-        match settle(context, other, sweep) {
+        match settle(means, other, sweep) {
             Ok((guard, undone)) => {
                 for step in &undone.done {
                     log::warn!("{step}: nobody answers any more for {}", printable(&record.domain.name));

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! /run/virt-mdev/                    0755 root
-//!   domains/<domain uuid>.json       one domain's record; replaced whole, by rename
+//!   domains/<domain uuid>.json       one domain's record; replaced whole, by rename of <uuid>.new
+//!   domains/<domain uuid>.damaged    one that was no record, set aside for whoever looks into it
 //!   devices/<mdev uuid | VF address> claim: a link whose target is the domain's uuid; made before the device is
 //!   by-name/<hash of the name>       index: a link whose target is the domain's uuid
 //!   awaited/card-0000:41, any …      until when starts wait for what is not there, in ms since boot

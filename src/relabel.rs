@@ -9,8 +9,8 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use crate::autostart;
 use crate::backend::nvidia;
-use crate::cli::autostart;
 use crate::host::{Host, Trouble, journal, node};
 use crate::ids::{Context, DeviceId, Node, Parent};
 use crate::labels::{self, Label};

@@ -4,7 +4,7 @@
 use crate::accounts::Accounts;
 use crate::config::{Config, Labels};
 use crate::domain::Domain;
-use crate::execute::{self, Context};
+use crate::execute::{self, Means};
 use crate::host::daemon::Process;
 use crate::host::{Host, daemon, node};
 use crate::ids::{DeviceId, Node};
@@ -22,13 +22,13 @@ const SELINUX: &str = "sys/fs/selinux/enforce";
 pub fn start(host: &Host, config: Config, xml: &[u8]) -> Result<(), Refusal> {
     let domain = Domain::read(xml)?;
     let records = Records::new(host);
-    let context = Context { host, records: &records, waits: config.waits };
-    let mut guard = records.lock(&domain.uuid, context.waits.lock)?;
+    let means = Means { host, records: &records, waits: config.waits };
+    let mut guard = records.lock(&domain.uuid, means.waits.lock)?;
     // Another phase is that of an earlier run, which a hook that is switched off has not settled.
     let begun = |record: &&Record| matches!(record.phase, Phase::Prepared | Phase::Starting);
     let Some(record) = guard.record().filter(begun) else { return Ok(()) };
     let plan = plan(host, &domain, record, config.labels)?;
-    execute::label(context, &mut guard, &plan)
+    execute::label(means, &mut guard, &plan)
 }
 
 /// What start does about the nodes of the devices in a domain's record.

@@ -5,7 +5,7 @@ mod step;
 
 use std::time::Duration;
 
-use crate::execute::Context;
+use crate::execute::Means;
 use crate::host::daemon::{self, Process};
 use crate::host::{Host, Trouble, holders};
 use crate::ids::{DeviceId, DomainUuid};
@@ -124,17 +124,17 @@ impl Sweep<'_> {
 /// Brings a domain to where nothing is left of its last run but what it keeps, waiting for whoever still has a device
 /// open. The lock is not held while waiting. The guard that comes back has what could not be removed in its record.
 pub fn settle<'a>(
-    context: Context<'a>,
+    means: Means<'a>,
     domain: &DomainUuid,
     sweep: Sweep<'_>,
 ) -> Result<(Guard<'a>, Undone), Trouble> {
-    let host = context.host;
+    let host = means.host;
     let deadline = host.now() + sweep.patience;
     let mut pause = LOOK_AGAIN;
     let mut done = Vec::new();
     loop {
         let last = host.now() >= deadline;
-        let mut guard = context.records.lock(domain, context.waits.lock)?;
+        let mut guard = means.records.lock(domain, means.waits.lock)?;
         let back = match guard.record().map(|record| record.phase) {
             _ if sweep.forced => Back::Nothing,
             Some(Phase::Preparing) => Back::Start,
@@ -148,7 +148,7 @@ pub fn settle<'a>(
         let in_use = if sweep.forced { in_use(host, &guard, &meant) } else { Vec::new() };
         let within = |device: &DeviceId| meant(device) && !in_use.iter().any(|left| left.device == *device);
         let mut undone = match guard.record() {
-            Some(_) => unwind(context, &mut guard, back, &within, Some(deadline)),
+            Some(_) => unwind(means, &mut guard, back, &within, Some(deadline)),
             None => {
                 guard.end()?;
                 Undone::default()
@@ -186,13 +186,13 @@ fn in_use(host: &Host, guard: &Guard<'_>, meant: &dyn Fn(&DeviceId) -> bool) -> 
 /// Undoes the record's steps in reverse, never stopping at one that fails, and ends the run if it is about all of
 /// them. `deadline`: of the event that will otherwise try again; `None` if it will not.
 pub(crate) fn unwind(
-    context: Context<'_>,
+    means: Means<'_>,
     guard: &mut Guard<'_>,
     back: Back,
     within: &dyn Fn(&DeviceId) -> bool,
     deadline: Option<Duration>,
 ) -> Undone {
-    let host = context.host;
+    let host = means.host;
     // Nothing to do is nothing to write: the record of a domain that runs and is merely in the way stays as it is. Where
     // only kept devices are left, the run may be yet to be ended, or a writer that died may have left its file: the
     // save at the end deals with both.
@@ -287,7 +287,7 @@ pub(crate) fn unwind(
                     noted(guard.mark(at, State::Undoing));
                     unsaved = false;
                 }
-                match destroy(context, &device, &place, ran && patient, limit, writer) {
+                match destroy(means, &device, &place, ran && patient, limit, writer) {
                     Ok(existed) => {
                         // A claim that stays needs its record to be found by; and so does a label that could not be put
                         // back, where the node outlives the type.
@@ -345,7 +345,7 @@ pub(crate) fn unwind(
                 if entry.state != State::Undoing {
                     noted(guard.mark(at, State::Undoing));
                 }
-                match unlabel(context, guard, &back) {
+                match unlabel(means, guard, &back) {
                     Ok(()) => guard.remove(at),
                     Err(trouble) => stays(guard, back.device(), trouble.into()),
                 }

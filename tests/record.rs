@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use virt_mdev::backend::Backend;
 use virt_mdev::config::Config;
-use virt_mdev::execute::Context;
+use virt_mdev::execute::Means;
 use virt_mdev::host::Host;
 use virt_mdev::host::daemon::{Process, process};
 use virt_mdev::ids::{AttributeName, DeviceId, DomainUuid, Parent, TypeId};
@@ -242,8 +242,8 @@ fn a_device_that_another_domain_has_claimed_since_is_not_destroyed() {
     symlink("../mdev_supported_types/mtty-2", parent.join(format!("{}/mdev_type", device()))).unwrap();
     let on_bus = run.directory.path().join(format!("sys/bus/mdev/devices/{}", device()));
     symlink(format!("../../../devices/mtty/{}", device()), on_bus).unwrap();
-    let context = Context { host: &host, records: &run.records, waits: Config::default().waits };
-    let (guard, undone) = settle(context, &domain(1), Sweep::of_domain(LIMIT)).unwrap();
+    let means = Means { host: &host, records: &run.records, waits: Config::default().waits };
+    let (guard, undone) = settle(means, &domain(1), Sweep::of_domain(LIMIT)).unwrap();
     assert!(guard.record().is_none());
     assert_eq!(undone, Undone::default(), "settled at once: nothing was waited for and nothing written");
     assert_eq!(run.records.owner(&device()).unwrap().unwrap().name, "vm2");

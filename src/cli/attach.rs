@@ -16,7 +16,7 @@ use super::{Failure, config};
 use crate::attach::{self, Made, answer, take};
 use crate::config::Config;
 use crate::domain::{Domain, Wanted, hostdev_xml};
-use crate::execute::Context;
+use crate::execute::Means;
 use crate::host::udev::Watch;
 use crate::host::{Host, daemon, holders};
 use crate::ids::{DeviceId, DomainUuid, MdevUuid, TypeWish};
@@ -88,7 +88,7 @@ pub(super) fn attach(host: &Host, arguments: &Attach) -> Result<String, Failure>
     only_root()?;
     let config = config(host)?;
     let records = Records::new(host);
-    let context = Context { host, records: &records, waits: config.waits };
+    let means = Means { host, records: &records, waits: config.waits };
     let unstarted = format!(
         "virt-mdev assign gives a device to its next start: virt-mdev assign {} …",
         printable(&arguments.domain)
@@ -111,11 +111,11 @@ pub(super) fn attach(host: &Host, arguments: &Attach) -> Result<String, Failure>
     // Before the device is, so that nothing is missed. A virtual function has had its node since its driver was bound.
     let is_new = matches!(request.device, DeviceId::Mdev(_));
     let watch = if is_new { Watch::start(host) } else { None };
-    let made = attach::make(context, config, &domain, &request, Answers::Attach(own))
+    let made = attach::make(means, config, &domain, &request, Answers::Attach(own))
         .map_err(|refusal| Failure::from(refusal).about(&domain.name))?;
-    let done = plug(context, config, &domain, &made, watch, arguments);
+    let done = plug(means, config, &domain, &made, watch, arguments);
     let Err(failed) = done else { return done };
-    let undone = take(context, &domain.uuid, &made.device, context.waits.release);
+    let undone = take(means, &domain.uuid, &made.device, means.waits.release);
     let left = match &undone {
         Ok(undone) => undone.left.iter().map(|left| left.why.to_string()).next(),
         Err(trouble) => Some(trouble.to_string()),
@@ -131,7 +131,7 @@ pub(super) fn attach(host: &Host, arguments: &Attach) -> Result<String, Failure>
 
 /// From a device that is there to one that the domain has.
 fn plug(
-    context: Context<'_>,
+    means: Means<'_>,
     config: Config,
     domain: &Domain,
     made: &Made,
@@ -139,18 +139,18 @@ fn plug(
     arguments: &Attach,
 ) -> Result<String, Failure> {
     let Made { device, place, api } = made;
-    attach::label(context, config, domain, device, watch)?;
+    attach::label(means, config, domain, device, watch)?;
     let xml = hostdev_xml(device, if api.is_empty() { choose::USUAL_API } else { api });
     if arguments.prepare_only {
         let keep = Duration::from_secs(arguments.keep_for.into());
-        let until = u64::try_from((context.host.now() + keep).as_millis()).unwrap_or(u64::MAX);
-        answer(context, &domain.uuid, device, Answers::ByHand { until })?;
+        let until = u64::try_from((means.host.now() + keep).as_millis()).unwrap_or(u64::MAX);
+        answer(means, &domain.uuid, device, Answers::ByHand { until })?;
         return Ok(xml);
     }
     on_live("attach-device", &domain.uuid, &xml)?;
     let mut said = format!("{}: attached {device}, {place}\n", printable(&domain.name));
     // The domain has it: that this cannot be written down is no reason to take it away again.
-    if let Err(trouble) = answer(context, &domain.uuid, device, Answers::Plugged) {
+    if let Err(trouble) = answer(means, &domain.uuid, device, Answers::Plugged) {
         let _ = writeln!(said, "warning: {trouble}");
     }
     Ok(said)
@@ -185,7 +185,7 @@ pub(super) fn detach(host: &Host, arguments: &Detach) -> Result<String, Failure>
     only_root()?;
     let records = Records::new(host);
     // No mistake in the configuration keeps a device.
-    let context = Context { host, records: &records, waits: Config::load_or_default(host).waits };
+    let means = Means { host, records: &records, waits: Config::load_or_default(host).waits };
     let (device, wait) = (&arguments.device, Duration::from_secs(arguments.wait.into()));
     let (domain, _) = running(
         &arguments.domain,
@@ -198,7 +198,7 @@ pub(super) fn detach(host: &Host, arguments: &Detach) -> Result<String, Failure>
     if domain.has_hostdev(device) {
         if made.is_some() {
             // A guest that answers late lets it go behind our back.
-            answer(context, &domain.uuid, device, Answers::Plugged)?;
+            answer(means, &domain.uuid, device, Answers::Plugged)?;
         }
         let api = host_api(&domain, device);
         on_live("detach-device", &domain.uuid, &hostdev_xml(device, &api))
@@ -218,7 +218,7 @@ pub(super) fn detach(host: &Host, arguments: &Detach) -> Result<String, Failure>
     if made.is_none() {
         return Ok(format!("{name}: detached {device}, which stays: virt-mdev did not make it\n"));
     }
-    let undone = take(context, &domain.uuid, device, context.waits.release)?;
+    let undone = take(means, &domain.uuid, device, means.waits.release)?;
     match undone.left.into_iter().next() {
         Some(left) => Err(Failure::new(format!(
             "{name}: has let go of {device}, and it cannot be removed: {}",

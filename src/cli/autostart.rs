@@ -10,8 +10,8 @@ use uuid::Uuid;
 use super::Failure;
 use crate::backend;
 use crate::config::{Config, Waits};
-use crate::execute::{self, Context};
-use crate::host::{Host, Trouble, daemon, definitions, see, systemd};
+use crate::execute::{self, Means};
+use crate::host::{Host, daemon, definitions, see};
 use crate::ids::{DeviceId, DomainUuid, MdevUuid, Parent, TypeWish};
 use crate::plan;
 use crate::ready::Patience;
@@ -87,13 +87,13 @@ fn bring_up(
     }
     // Hundreds of functions of a card are a unit each, and nobody waits for them.
     let waits = Waits { lock: LOCK.max(config.waits.lock), ..config.waits };
-    let context = Context { host, records, waits };
+    let means = Means { host, records, waits };
     let nobody = nobody(&device)?;
     // What has a record was begun and not finished, and is made anew.
     if !records.has(&nobody) && backend::existing(host, &device)?.is_some() {
         return Ok(None);
     }
-    let (mut guard, undone) = undo::settle(context, &nobody, Sweep::of_domain(config.waits.release))?;
+    let (mut guard, undone) = undo::settle(means, &nobody, Sweep::of_domain(config.waits.release))?;
     if let Some(left) = undone.left.into_iter().next() {
         return Err(Refusal::Remove { uuid: left.device, why: left.why.to_string() });
     }
@@ -120,13 +120,7 @@ fn bring_up(
         return Err(Refusal::Defined { uuid: device, path, refusal: Box::new(refusal) });
     }
     let own = i32::try_from(std::process::id()).ok().and_then(|pid| daemon::process(host, pid));
-    execute::carry_out(
-        context,
-        &mut guard,
-        &format!("definition/{uuid}"),
-        &plan,
-        own.map(Answers::Starting),
-    )?;
+    execute::carry_out(means, &mut guard, &format!("definition/{uuid}"), &plan, own.map(Answers::Starting))?;
     guard.give_away(&device)?;
     Ok(Some(format!("started {device} on {parent}")))
 }
@@ -139,36 +133,4 @@ fn nobody(device: &DeviceId) -> Result<DomainUuid, Refusal> {
 
 fn io(device: &DeviceId, why: &dyn std::fmt::Display) -> Refusal {
     Refusal::Io { what: format!("cannot name what is recorded of {device}"), why: why.to_string() }
-}
-
-/// Has systemd run this, outside udev's worker, if the configuration says so and mdevctl does not do it by itself.
-/// `state`: what the kernel's event says of the parent; nothing where udevd has found it there.
-pub fn tell_systemd(host: &Host, parent: &Parent, state: &str) -> Result<(), Trouble> {
-    let name = parent.to_string();
-    // What a unit's name may have, and a parent's usually has.
-    let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b":._".contains(&byte));
-    let unit = format!("virt-mdev-autostart@{name}.service");
-    if state == "unregistered" {
-        return if plain && systemd::is_active(host, &unit) {
-            systemd::ask(host, "stop", &unit)
-        } else {
-            Ok(())
-        };
-    }
-    // A device that comes may become a parent, and that will be told.
-    let wanted = definitions::has(host, parent)
-        && Config::load_or_default(host).autostart
-        && definitions::mdevctl_starts(host).is_none()
-        && backend::detect(host, parent)?.is_some();
-    match state {
-        _ if !wanted => Ok(()),
-        _ if !plain => {
-            log::warn!("{} is no name for a unit: its devices are not brought up", printable(&name));
-            Ok(())
-        }
-        // The stop of the time before may not have come to its end.
-        "registered" => systemd::ask(host, "restart", &unit),
-        _ if systemd::is_active(host, &unit) => Ok(()),
-        _ => systemd::ask(host, "start", &unit),
-    }
 }

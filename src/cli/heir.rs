@@ -15,7 +15,7 @@ use rustix::process::{Pid, PidfdFlags, getppid, pidfd_open, setsid};
 
 use super::{Failure, reconcile};
 use crate::config::Config;
-use crate::execute::Context;
+use crate::execute::Means;
 use crate::host::Host;
 use crate::ids::DomainUuid;
 use crate::record::Records;
@@ -83,10 +83,10 @@ pub(super) fn run_if_heir(host: &Host, args: &[OsString]) -> Option<()> {
 
 fn clean_up(host: &Host, domain: &DomainUuid) {
     let records = Records::new(host);
-    let context = Context { host, records: &records, waits: Config::load_or_default(host).waits };
+    let means = Means { host, records: &records, waits: Config::load_or_default(host).waits };
     let name = reconcile::name(records.read(domain).ok().flatten().as_ref(), domain);
-    let sweep = Sweep { abandoned: true, ..Sweep::of_domain(context.waits.release) };
-    match settle(context, domain, sweep) {
+    let sweep = Sweep { abandoned: true, ..Sweep::of_domain(means.waits.release) };
+    match settle(means, domain, sweep) {
         Ok((guard, undone)) => {
             // Whoever reads this may be slow.
             drop(guard);

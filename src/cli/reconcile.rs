@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use super::Failure;
 use crate::config::Config;
-use crate::execute::Context;
+use crate::execute::Means;
 use crate::host::Host;
 use crate::ids::{DeviceId, DomainUuid};
 use crate::reap::{self, By, Standing};
@@ -37,7 +37,7 @@ fn told(name: &str, undone: &Undone) -> String {
 pub fn run(host: &Host, dry_run: bool, quiet: bool) -> Result<String, Failure> {
     let records = Records::new(host);
     // The timer runs this on every host, a wrong word in the configuration or not.
-    let context = Context { host, records: &records, waits: Config::load_or_default(host).waits };
+    let means = Means { host, records: &records, waits: Config::load_or_default(host).waits };
     let mut said = String::new();
     let mut failed = 0;
     for domain in records.domains()? {
@@ -55,8 +55,8 @@ pub fn run(host: &Host, dry_run: bool, quiet: bool) -> Result<String, Failure> {
             }
             continue;
         }
-        let sweep = Sweep { abandoned: true, ..Sweep::of_domain(context.waits.release) };
-        match settle(context, &domain, sweep) {
+        let sweep = Sweep { abandoned: true, ..Sweep::of_domain(means.waits.release) };
+        match settle(means, &domain, sweep) {
             Ok((_guard, undone)) => {
                 said.push_str(&told(&name, &undone));
                 failed += undone.left.iter().filter(|left| matches!(left.why, Why::Failed { .. })).count();
@@ -76,7 +76,7 @@ pub fn run(host: &Host, dry_run: bool, quiet: bool) -> Result<String, Failure> {
         }
     }
     if !dry_run {
-        let reservations = records.forget_old_reservations(context.waits.lock);
+        let reservations = records.forget_old_reservations(means.waits.lock);
         for trouble in [records.forget_old_deadlines(), reservations].into_iter().filter_map(Result::err) {
             log::warn!("{trouble}");
         }
@@ -87,7 +87,7 @@ pub fn run(host: &Host, dry_run: bool, quiet: bool) -> Result<String, Failure> {
             let _ = writeln!(said, "{domain}: would remove {shown}: the domain has no record");
             continue;
         }
-        let limit = context.waits.lock;
+        let limit = means.waits.lock;
         let removed = records.lock(&domain, limit).and_then(|guard| guard.remove_stray(&path, limit));
         match removed {
             Ok(true) => {
@@ -135,7 +135,7 @@ pub(super) fn find(records: &Records, who: &str) -> Option<(DomainUuid, Option<D
 pub(super) fn release(host: &Host, who: &str, force: bool) -> Result<String, Failure> {
     let records = Records::new(host);
     // No mistake in the configuration keeps a device.
-    let context = Context { host, records: &records, waits: Config::load_or_default(host).waits };
+    let means = Means { host, records: &records, waits: Config::load_or_default(host).waits };
     let Some((domain, only)) = find(&records, who) else {
         return Err(Failure::new(format!(
             "{}: no domain and no device of this name is recorded",
@@ -148,10 +148,10 @@ pub(super) fn release(host: &Host, who: &str, force: bool) -> Result<String, Fai
         abandoned: !force,
         forced: force,
         only: only.as_ref(),
-        patience: context.waits.release,
+        patience: means.waits.release,
         awaited: None,
     };
-    let undone = settle(context, &domain, sweep)?.1;
+    let undone = settle(means, &domain, sweep)?.1;
     let mut said = done(&name, &undone);
     let mut stays: Vec<String> = undone
         .left

@@ -4,11 +4,11 @@ use std::io;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use super::{Host, Kind, Part, Trouble, progress};
+use super::{Host, Kind, Part, Trouble, programs, progress};
 use crate::backend;
 use crate::ids::{DeviceId, Node, Profile};
 use crate::labels::Label;
-use crate::words::{errno, printable};
+use crate::words::errno;
 
 /// Where distributions have it.
 const PARSERS: [&str; 3] = ["usr/sbin/apparmor_parser", "sbin/apparmor_parser", "usr/bin/apparmor_parser"];
@@ -104,16 +104,10 @@ pub fn load(host: &Host, profile: &Profile) -> Result<(), Trouble> {
     let mut parser = Command::new(host.path(program));
     progress::tell("load the AppArmor profile", &path);
     parser.arg("-r").arg(&path).env_clear().env("LC_ALL", "C").stdin(Stdio::null());
-    let output = parser
+    parser
         .output()
-        .map_err(|error| trouble(io::Error::other(format!("apparmor_parser: {}", errno(&error)))))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let said = said.trim().lines().next_back().map(|said| printable(said).to_string());
-    let said = said.unwrap_or_else(|| output.status.to_string());
-    Err(trouble(io::Error::other(format!("apparmor_parser: {said}"))))
+        .and_then(|output| programs::succeeded(&output))
+        .map_err(|error| trouble(io::Error::other(format!("apparmor_parser: {}", errno(&error)))))
 }
 
 /// Takes such a rule out again. libvirt has mostly done so already.

@@ -4,6 +4,7 @@ use std::io;
 use std::process::{Command, Output, Stdio};
 
 use super::Trouble;
+use crate::words::printable;
 
 const UDEVADM: &str = "udevadm";
 /// Where the kernel itself takes it from (`CONFIG_MODPROBE_PATH`): not every shell that is root's has `/sbin` in its
@@ -25,16 +26,21 @@ pub fn has_module(module: &str) -> bool {
 
 /// Loads a module.
 pub fn load_module(module: &str) -> Result<(), Trouble> {
-    let failed = |error: io::Error| Trouble { doing: format!("load the module {module}"), error };
-    let output = run(MODPROBE, &[module]).map_err(failed)?;
+    run(MODPROBE, &[module])
+        .and_then(|output| succeeded(&output))
+        .map_err(|error| Trouble { doing: format!("load the module {module}"), error })
+}
+
+/// An error with the last line that a program complained in, or with its exit status.
+pub(super) fn succeeded(output: &Output) -> io::Result<()> {
     if output.status.success() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(failed(io::Error::other(match said.trim().lines().next_back() {
-        Some(said) => crate::words::printable(said).to_string(),
-        None => format!("modprobe: {}", output.status),
-    })))
+    Err(io::Error::other(match said.trim().lines().next_back() {
+        Some(said) => printable(said).to_string(),
+        None => output.status.to_string(),
+    }))
 }
 
 fn run(program: &str, arguments: &[&str]) -> io::Result<Output> {

@@ -6,7 +6,7 @@ use rustix::io::Errno;
 
 use super::Why;
 use crate::backend::{self, Backend};
-use crate::execute::Context;
+use crate::execute::Means;
 use crate::host::daemon::Process;
 use crate::host::{Host, Trouble, child, holders, node};
 use crate::ids::DeviceId;
@@ -43,8 +43,8 @@ pub(super) fn put_back(host: &Host, step: &Step, limit: Duration) -> Result<(), 
 
 /// Puts back what a node carried, or takes a rule out. A node that is another's by now has nothing of ours: groups are
 /// numbered anew. libvirt, too, gives nodes back, to root.
-pub(super) fn unlabel(context: Context<'_>, guard: &Guard<'_>, back: &Step) -> Result<(), Trouble> {
-    let Context { host, records, waits } = context;
+pub(super) fn unlabel(means: Means<'_>, guard: &Guard<'_>, back: &Step) -> Result<(), Trouble> {
+    let Means { host, records, waits } = means;
     match back {
         Step::Unlabel { device, node, label, was } => {
             // The helper of udev looks at the record and labels the node under this lock: it does so before, or not any
@@ -113,14 +113,14 @@ pub(super) fn is_passing(error: &std::io::Error) -> bool {
 /// `patient`: its user has just ended, and a driver that cleans up by itself is given the time to. `writer`: who is in a
 /// write for it from before.
 pub(super) fn destroy(
-    context: Context<'_>,
+    means: Means<'_>,
     device: &DeviceId,
     place: &Place,
     patient: bool,
     limit: Duration,
     writer: Option<Process>,
 ) -> Result<bool, Why> {
-    let host = context.host;
+    let host = means.host;
     match backend::located(host, device) {
         Ok(Some(found)) if found.is_at(place) => {}
         Ok(Some(found)) => {

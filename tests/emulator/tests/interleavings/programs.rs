@@ -2,7 +2,7 @@
 
 use virt_mdev::config::Config;
 use virt_mdev::domain::Domain;
-use virt_mdev::execute::Context;
+use virt_mdev::execute::Means;
 use virt_mdev::host::Host;
 use virt_mdev::host::daemon::Process;
 use virt_mdev::ids::DomainUuid;
@@ -50,8 +50,8 @@ pub(super) fn called(host: &Host, call: Call, domain: usize, wanted: &[&str], da
         _ if !records.has(&uuid) => Ok(()),
         Call::Start => start::start(host, config(), xml.as_bytes()).map_err(in_words),
         Call::Started => {
-            let context = Context { host, records: &records, waits: config().waits };
-            hook::runs(context, &uuid).map_err(in_words)
+            let means = Means { host, records: &records, waits: config().waits };
+            hook::runs(means, &uuid).map_err(in_words)
         }
         Call::Reconnect => hook::compare(host, config(), &uuid).map_err(in_words),
         Call::Release => hook::release(host, config(), &uuid).map_err(in_words),
