@@ -136,7 +136,16 @@ impl Config {
     fn set(&mut self, key: &str, value: &Value, unknown: &mut Vec<String>) -> Result<(), String> {
         // What is not listed does not work, so that the list is whole.
         if !KEYS.contains(&key) {
-            unknown.push(match nearest(key, KEYS) {
+            // The right key below the wrong section, or below none.
+            let last = |key: &str| key.rsplit('.').next().map(str::to_owned);
+            let moved = KEYS.into_iter().find(|known| last(known) == last(key)).map(str::to_owned);
+            unknown.push(match moved.or_else(|| nearest(key, KEYS)) {
+                Some(meant) if key.contains('.') && !meant.contains('.') => {
+                    format!(
+                        "unknown key {}; did you mean {meant}, before the first [section]?",
+                        printable(key)
+                    )
+                }
                 Some(meant) => format!("unknown key {}; did you mean {meant}?", printable(key)),
                 None => format!("unknown key {}", printable(key)),
             });
@@ -198,6 +207,8 @@ mod tests {
         let shipped = include_str!("../packaging/config.toml");
         // As shipped, nothing is set.
         assert_eq!(Config::parse(shipped).unwrap(), (Config::default(), vec![]));
+        // `echo enabled = false >>` is the off switch.
+        assert!(!Config::parse(&format!("{shipped}enabled = false\n")).unwrap().0.enabled);
         // With every commented key taken in, nothing changes either, and no key is missing.
         let taken_in: String = shipped
             .lines()
@@ -205,9 +216,9 @@ mod tests {
                 let key = line.trim_start_matches('#').trim_start();
                 let is_key = key.split_once('=').is_some_and(|(name, _)| {
                     let name = name.trim();
-                    !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+                    !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c == '.')
                 });
-                if line.starts_with('#') && (is_key || key.starts_with('[')) { key } else { line }
+                if line.starts_with('#') && is_key { key } else { line }
             })
             .collect::<Vec<_>>()
             .join("\n");
@@ -238,7 +249,10 @@ mod tests {
                 let (_, after) = manual.split_once(line).unwrap();
                 let (_, default) = after.split_once("Default\n.Cm ").unwrap();
                 let default = default.lines().next().unwrap().trim_end_matches(" .").replace("\\(dq", "\"");
-                assert!(shipped.contains(&format!("\n#{name} = {default}\n")), "{section}{name}: {default}");
+                assert!(
+                    shipped.contains(&format!("\n#{section}{name} = {default}\n")),
+                    "{section}{name}: {default}"
+                );
                 said.push(format!("{section}{name}"));
             }
         }
@@ -262,11 +276,15 @@ mod tests {
 
     #[test]
     fn unknown_keys_are_named_and_bad_values_refused() {
-        let (_, unknown) = Config::parse("enable = true\n[wait]\nrelase = 1\n[x]\ny = 1").unwrap();
+        let (_, unknown) =
+            Config::parse("enable = true\nrelease = 1\n[wait]\nrelase = 1\nenabled = false\n[x]\ny = 1")
+                .unwrap();
         assert_eq!(
             unknown,
             [
                 "unknown key enable; did you mean enabled?",
+                "unknown key release; did you mean wait.release?",
+                "unknown key wait.enabled; did you mean enabled, before the first [section]?",
                 "unknown key wait.relase; did you mean wait.release?",
                 "unknown key x.y"
             ]

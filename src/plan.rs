@@ -84,8 +84,14 @@ pub fn prepare(
             (Some(existing), wanted) => found(request, existing, wanted, kept, sight.defined)?,
             (None, Some(wanted)) => create(domain, request, wanted, sight, default, &mut taken)
                 .map_err(|refusal| defined::with_its_file(request, sight, refusal))?,
-            // Only the hostdev names it, and nobody has defined it: libvirt says so, and nothing is ours to do.
-            (None, None) => continue,
+            // Nothing is ours to do, and what libvirt says to the user is "device not found".
+            (None, None) => {
+                plan.notes.push(format!(
+                    "{} is not there, and neither the domain's metadata nor a definition says what it is to be: libvirt will not find it",
+                    request.device
+                ));
+                continue;
+            }
         };
         let foreign = matches!(planned.step, Step::Use { .. });
         plan.notes.extend(defined::disagreement(request, sight, &planned.step));

@@ -7,7 +7,7 @@
 # in place, so only the first installation leaves this mark. It lies in /run because a daemon started after a reboot has
 # seen the hook.
 virt_mdev_comes() {
-    : >/run/virt-mdev.new-hook
+    touch /run/virt-mdev.new-hook || true
 }
 
 # virt_mdev_tell DAEMON: makes one that runs already look for hooks; its domains do not notice. One that does not run sees
@@ -18,7 +18,7 @@ virt_mdev_tell() {
     # A stale file must not hit another process, and one that is only starting would die of the signal.
     if [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = "$1" ] && grep -q '^SigCgt:.*[13579bdf]$' "/proc/$pid/status"; then
         if kill -HUP "$pid"; then
-            : >/run/virt-mdev.told # for virt-mdev doctor
+            touch /run/virt-mdev.told || true # for virt-mdev doctor
         else
             echo "virt-mdev: restart $1, so that it sees the hook of virt-mdev" >&2
         fi
@@ -35,10 +35,10 @@ virt_mdev_is_there() {
     if [ -e /run/virt-mdev.new-hook ]; then
         virt_mdev_tell libvirtd
         virt_mdev_tell virtqemud
-        rm -f /run/virt-mdev.new-hook
+        rm -f /run/virt-mdev.new-hook || true
     else
         # The daemon that runs has known the hook of the version before.
-        : >/run/virt-mdev.told
+        touch /run/virt-mdev.told || true
     fi
     virt_mdev_reload_udev
 }
@@ -50,13 +50,13 @@ virt_mdev_has_gone() {
     # Also what was set aside because nobody understood it: it is for whoever wants to know what it was.
     for record in /run/virt-mdev/domains/*.json /run/virt-mdev/domains/*.damaged; do
         if [ -e "$record" ]; then
-            domain=$(tr -d '\n' <"$record" | sed -n 's/.*"domain" *: *{[^}]*"name" *: *"\(\([^"\\]\|\\.\)*\)".*/\1/p' | LC_ALL=C grep -x '[ -~]*')
+            domain=$(tr -d '\n' <"$record" | sed -n 's/.*"domain" *: *{[^}]*"name" *: *"\(\([^"\\]\|\\.\)*\)".*/\1/p' | LC_ALL=C grep -x '[ -~]*') || true
             echo "virt-mdev: the mediated devices of ${domain:-$record} stay; without virt-mdev nothing removes them when it stops" >&2
             kept=yes
         fi
     done
-    [ "$kept" = yes ] || rm -rf /run/virt-mdev
-    rm -f /run/virt-mdev.new-hook /run/virt-mdev.told
+    [ "$kept" = yes ] || rm -rf /run/virt-mdev || true
+    rm -f /run/virt-mdev.new-hook /run/virt-mdev.told || true
     # Else it would look for a program that has gone, for a moment.
     virt_mdev_reload_udev
 }

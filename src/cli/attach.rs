@@ -112,7 +112,7 @@ pub(super) fn attach(host: &Host, arguments: &Attach) -> Result<String, Failure>
     let is_new = matches!(request.device, DeviceId::Mdev(_));
     let watch = if is_new { Watch::start(host) } else { None };
     let made = attach::make(means, config, &domain, &request, Answers::Attach(own))
-        .map_err(|refusal| Failure::from(refusal).about(&domain.name))?;
+        .map_err(|refusal| failure(refusal).about(&domain.name))?;
     let done = plug(means, config, &domain, &made, watch, arguments);
     let Err(failed) = done else { return done };
     let undone = take(means, &domain.uuid, &made.device, means.waits.release);
@@ -139,7 +139,7 @@ fn plug(
     arguments: &Attach,
 ) -> Result<String, Failure> {
     let Made { device, place, api } = made;
-    attach::label(means, config, domain, device, watch)?;
+    attach::label(means, config, domain, device, watch).map_err(failure)?;
     let xml = hostdev_xml(device, if api.is_empty() { choose::USUAL_API } else { api });
     if arguments.prepare_only {
         let keep = Duration::from_secs(arguments.keep_for.into());
@@ -154,6 +154,15 @@ fn plug(
         let _ = writeln!(said, "warning: {trouble}");
     }
     Ok(said)
+}
+
+/// A refusal, with the fix of a domain that runs where it has another one at a start.
+fn failure(refusal: Refusal) -> Failure {
+    match refusal {
+        Refusal::Vanished { .. } => Failure::new(refusal.to_string())
+            .hint("attach it again; `virsh list` says whether the domain still runs"),
+        _ => refusal.into(),
+    }
 }
 
 /// `virsh attach-device` or `detach-device`, of a domain that runs.

@@ -1,6 +1,6 @@
 //! Causes that several sentences, or one in several ways, end with.
 
-use crate::ids::Parent;
+use crate::ids::{Parent, PciAddress};
 use crate::words::printable;
 
 /// What a parent lacks that is none.
@@ -29,6 +29,9 @@ impl Absent {
     }
 
     pub(super) fn hint(&self, parent: &Parent) -> String {
+        if let (Self::Unknown | Self::Device { .. }, Some(meant)) = (self, as_sysfs_writes_it(parent)) {
+            return format!("write \"{meant}\": the kernel has four digits of the domain, and small letters");
+        }
         match self {
             Self::Unknown if parent.to_string() == "matrix" => "modprobe vfio_ap makes it".to_owned(),
             Self::Unknown => "is its driver loaded, and its vendor's service running? `virt-mdev types` shows what is there".to_owned(),
@@ -45,6 +48,15 @@ impl Absent {
             },
         }
     }
+}
+
+/// A PCI address as NVIDIA's tools print it, `00000000:8B:00.0`, in sysfs's form; nothing where it has that already.
+fn as_sysfs_writes_it(parent: &Parent) -> Option<PciAddress> {
+    let given = parent.to_string();
+    let small = given.to_ascii_lowercase();
+    let (domain, rest) = small.split_once(':')?;
+    let domain = u16::from_str_radix(domain, 16).ok()?;
+    PciAddress::parse(&format!("{domain:04x}:{rest}")).ok().filter(|meant| meant.to_string() != given)
 }
 
 /// Why a definition of mdevctl's is no help; reads after the name of the file.

@@ -12,7 +12,9 @@ pub(super) fn look(host: &Host) -> Vec<Finding> {
         let finding = Finding::new(
             format!("libvirt does not call virt-mdev: /{hook} {lacks}"),
             WHY,
-            format!("install the package again, or: ln -sf /usr/bin/virt-mdev-hook /{hook}"),
+            format!(
+                "install the package again, or: mkdir -p /etc/libvirt/hooks/qemu.d && ln -sf /usr/bin/virt-mdev-hook /{hook}"
+            ),
         );
         let can = lacks == "is not there" && host.exists(libvirt::PROGRAM);
         findings.push(if can { finding.with(Act::Link) } else { finding });
@@ -42,7 +44,8 @@ pub(super) fn look(host: &Host) -> Vec<Finding> {
         findings.push(Finding::new(
             format!("SELinux is enforced, and virt-mdev-hook has the type {kind}"),
             "in libvirt's own domain it may not make devices",
-            "make selinux && semodule -i target/selinux/virt_mdev.pp && restorecon -v /usr/bin/virt-mdev*",
+            "install virt-mdev-selinux, or from the source: make selinux && semodule -i target/selinux/virt_mdev.pp; \
+             then: restorecon -Rv /usr/bin/virt-mdev* /usr/lib/udev/virt-mdev-udev /usr/lib/systemd/system/virt-mdev-* /run/virt-mdev",
         ));
     }
     if let Some(called) = libvirt::main_script(host).as_deref().and_then(calls_too) {
