@@ -94,6 +94,20 @@ fn a_run_leaves_nothing_but_locks() {
 }
 
 #[test]
+fn nobody_else_can_take_a_lock() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let run = run();
+    let _guard = run.records.lock(&domain(1), LIMIT).unwrap();
+    let _labels = run.records.lock_labels(LIMIT).unwrap();
+    for name in run.names("locks") {
+        let mode = fs::metadata(run.path("locks").join(&name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{name}");
+    }
+    assert_eq!(run.names("locks").len(), 2);
+}
+
+#[test]
 fn the_intent_is_on_disk_before_the_outcome() {
     let run = run();
     let mut guard = run.records.lock(&domain(1), LIMIT).unwrap();

@@ -40,6 +40,8 @@ virt_mdev_is_there() {
         # The daemon that runs has known the hook of the version before.
         touch /run/virt-mdev.told || true
     fi
+    # Those of an older version may be read by all, and whoever can read one can lock it.
+    chmod -f 600 /run/virt-mdev/locks/* || true
     virt_mdev_reload_udev
 }
 

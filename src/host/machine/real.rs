@@ -46,9 +46,14 @@ impl Real {
     }
 }
 
-/// Opens a file that must not be a link, for this process alone. With `CREATE` it is made readable for all.
-fn open(path: &Path, flags: OFlags) -> io::Result<File> {
-    let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
+/// Made readable for all, as records are.
+const READABLE: Mode = Mode::from_bits_truncate(0o644);
+
+/// Made for root alone: whoever can read a file can lock it, and so keep every start and release waiting.
+const OURS: Mode = Mode::from_bits_truncate(0o600);
+
+/// Opens a file that must not be a link, for this process alone; with `CREATE` it is made with this mode.
+fn open(path: &Path, flags: OFlags, mode: Mode) -> io::Result<File> {
     let file = openat(CWD, path, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, mode)?;
     Ok(File::from(file))
 }
@@ -56,7 +61,7 @@ fn open(path: &Path, flags: OFlags) -> io::Result<File> {
 /// Opens a regular file for reading, and nothing else: a pipe would be waited for.
 fn open_file(path: &Path) -> io::Result<(File, rustix::fs::Stat)> {
     tell("read", path);
-    let file = open(path, OFlags::RDONLY | OFlags::NONBLOCK)?;
+    let file = open(path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())?;
     let stat = fstat(&file)?;
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => Ok((file, stat)),
@@ -226,7 +231,7 @@ impl Machine for Real {
 
     fn replace(&self, path: &Path, new: &Path, data: &[u8]) -> io::Result<()> {
         tell("write", path);
-        open(new, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)?.write_all(data)?;
+        open(new, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC, READABLE)?.write_all(data)?;
         Ok(renameat(CWD, new, CWD, path)?)
     }
 
@@ -247,10 +252,10 @@ impl Machine for Real {
 
     fn lock(&self, path: &Path, limit: Duration) -> io::Result<Lock> {
         tell("lock", path);
-        let file = match open(path, OFlags::WRONLY | OFlags::CREATE) {
+        let file = match open(path, OFlags::WRONLY | OFlags::CREATE, OURS) {
             // A lock is nothing that is written.
             Err(error) if error.raw_os_error() == Some(Errno::ROFS.raw_os_error()) => {
-                open(path, OFlags::RDONLY).map_err(|_| error)?
+                open(path, OFlags::RDONLY, Mode::empty()).map_err(|_| error)?
             }
             opened => opened?,
         };
@@ -302,7 +307,7 @@ impl Machine for Real {
 
     fn append(&self, path: &Path, data: &[u8]) -> io::Result<()> {
         tell("append to", path);
-        let mut file = open(path, OFlags::WRONLY | OFlags::APPEND | OFlags::NONBLOCK)?;
+        let mut file = open(path, OFlags::WRONLY | OFlags::APPEND | OFlags::NONBLOCK, Mode::empty())?;
         if FileType::from_raw_mode(fstat(&file)?.st_mode) != FileType::RegularFile {
             return Err(io::Error::other("it is not a file"));
         }
