@@ -14,7 +14,7 @@ use crate::plan::{self, Plan};
 use crate::reap;
 use crate::record::{Answers, Guard, State};
 use crate::refusal::Refusal;
-use crate::request::Request;
+use crate::request::{Request, function_has};
 use crate::seen::Sight;
 use crate::start;
 use crate::step::{Place, Step};
@@ -39,6 +39,9 @@ pub fn make(
     request: &Request,
     answers: Answers,
 ) -> Result<Made, Refusal> {
+    if let (DeviceId::Vf(_), Some(wanted)) = (&request.device, &request.wanted) {
+        function_has(wanted)?;
+    }
     let attempt = |sights: &mut _| make_now(means, config, domain, request, answers, sights);
     let mut sights = Vec::new();
     match attempt(&mut sights) {

@@ -70,6 +70,7 @@ pub fn parse(text: &str) -> Result<Definition, BadDefinition> {
     };
     let attributes = match member(ATTRIBUTES)? {
         None => Vec::new(),
+        Some(Json::Other(text)) if text == "null" => Vec::new(),
         Some(Json::List(items)) => {
             let parsed = items.iter().enumerate().map(|(at, item)| attribute(at, item));
             parsed.collect::<Result<_, _>>()?
@@ -216,6 +217,7 @@ mod tests {
         for text in [
             r#"{"mdev_type":"mtty-2","start":"auto"}"#,
             r#"{"mdev_type":"mtty-2","start":"auto","attrs":[]}"#,
+            r#"{"mdev_type":"mtty-2","start":"auto","attrs":null}"#,
             r#"{"mdev_type":"mtty-2","start":"manual","comment":{"a":[1,true,null,-2,0.5]},"comment":1}"#,
         ] {
             assert_eq!(parse(text).unwrap().attributes, [], "{text}");

@@ -3,7 +3,7 @@
 
 use rustix::io::Errno;
 
-use crate::backend;
+use crate::backend::{self, Backend};
 use crate::config::Waits;
 use crate::host::{Host, Lock, Trouble, daemon, node, see};
 use crate::ids::{AttributeName, DeviceId};
@@ -183,17 +183,8 @@ fn perform(
                 _ => Err(Refusal::Vanished { uuid: device.clone() }),
             }
         }
-        Step::Attribute { device, name, value, .. } => {
-            let was = match device {
-                DeviceId::Vf(_) => backend::attribute_before(means.host, device, name)
-                    .map_err(|trouble| refused_attribute(device, name, value, &trouble))?,
-                DeviceId::Mdev(_) => None,
-            };
-            let step =
-                Step::Attribute { device: device.clone(), name: name.clone(), value: value.clone(), was };
-            guard.intend(step, answers)?;
-            // Before its device is made, where the attribute decides how: then the claim is made here.
-            claim(means, guard, device)?;
+        Step::Attribute { device, name, value } => {
+            guard.intend(step.clone(), answers)?;
             backend::write_attribute(means.host, device, name, value)
                 .map_err(|trouble| refused_attribute(device, name, value, &trouble))?;
             guard.done();
@@ -297,26 +288,28 @@ fn create(
         }
         Err(trouble) => {
             let refusal = |why| Refusal::Create { uuid: device.clone(), place: Box::new(place.clone()), why };
-            // With EEXIST, somebody else has made what is there since we looked. After any other error the kernel's mdev
-            // has made nothing, but a driver of another interface may have: then it is undone with the rest.
-            if !trouble.is(Errno::EXIST) && !matches!(backend::located(means.host, device), Ok(None)) {
+            // Somebody else has made what is there since we looked (NVIDIA's for a function that has a vGPU: EPERM). After
+            // any other error the kernel's mdev has made nothing, but a driver of another interface may have: then it is
+            // undone with the rest.
+            let there = backend::located(means.host, device);
+            let nvidias = place.backend == Backend::Nvidia && trouble.is(Errno::PERM);
+            let theirs = trouble.is(Errno::EXIST) || (nvidias && matches!(there, Ok(Some(_))));
+            if !theirs && !matches!(there, Ok(None)) {
                 return Err(refusal(format!("the driver made it and failed: {trouble}")));
             }
             // Before the claim goes: whoever finds the step takes away what is there.
             guard.forget_last();
-            if trouble.is(Errno::EXIST) {
+            if theirs {
                 guard.save()?;
             }
-            // What was written before it was to be made stays claimed until that is put back.
-            if !guard.steps().iter().any(|entry| entry.step.device() == device) {
-                guard.unclaim(device)?;
-            }
-            if trouble.is(Errno::EXIST) {
+            guard.unclaim(device)?;
+            if theirs {
                 let (uuid, place) = (device.clone(), Box::new(place.clone()));
                 return Err(Refusal::MadeMeanwhile { uuid, place, why: trouble.to_string() });
             }
             // EUSERS is the kernel's own word for it, where a driver only says how many there may be (`mdev_device_create`).
-            if trouble.is(Errno::NOSPC) || trouble.is(Errno::USERS) {
+            let full = || matches!(backend::free(means.host, place), Ok(Some(0)));
+            if trouble.is(Errno::NOSPC) || trouble.is(Errno::USERS) || full() {
                 return Ok(Tried::Full);
             }
             Ok(Tried::Refused(refusal(trouble.to_string())))

@@ -53,7 +53,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     match act() {
         Ok(()) => ExitCode::SUCCESS,
         Err(refusal) => {
-            refuse(&call.name, &refusal);
+            refuse(&call, &refusal);
             ExitCode::FAILURE
         }
     }
@@ -63,7 +63,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
 fn never_fail(call: &Call, act: impl FnOnce() -> Result<(), Refusal>) -> ExitCode {
     match catch_unwind(AssertUnwindSafe(act)) {
         Ok(Ok(())) => {}
-        Ok(Err(refusal)) => refuse(&call.name, &refusal),
+        Ok(Err(refusal)) => refuse(call, &refusal),
         Err(_) => tell(call, || log_defect(call)),
     }
     ExitCode::SUCCESS
@@ -73,13 +73,16 @@ fn log_defect(call: &Call) {
     log::error!("{}: a defect of virt-mdev; the record is as it was last written", call.event.word());
 }
 
-/// The one place outside `src/cli` that prints for people: libvirt shows this to the user of `virsh`.
-fn refuse(name: &str, refusal: &Refusal) {
-    // What the worker had to say has been passed on already.
-    if matches!(refusal, Refusal::Told) {
-        return;
+/// What the worker had to say has been passed on already.
+fn refuse(call: &Call, refusal: &Refusal) {
+    if !matches!(refusal, Refusal::Told) {
+        tell(call, || log_refusal(refusal));
+        show(&call.name, refusal);
     }
-    log_refusal(refusal);
+}
+
+/// The one place outside `src/cli` that prints for people: libvirt shows this to the user of `virsh`.
+fn show(name: &str, refusal: &Refusal) {
     // Nobody reads it: nothing to do about that.
     let mut stderr = io::stderr().lock();
     let _ = writeln!(stderr, "error: {}: {refusal}", printable(name));
@@ -117,7 +120,8 @@ fn delegate(call: &Call, limit: Duration, work: impl FnOnce() -> Result<(), Refu
         match catch_unwind(AssertUnwindSafe(work)) {
             Ok(Ok(())) => 0,
             Ok(Err(refusal)) => {
-                refuse(&call.name, &refusal);
+                log_refusal(&refusal);
+                show(&call.name, &refusal);
                 REFUSED
             }
             Err(panic) => {
@@ -126,12 +130,12 @@ fn delegate(call: &Call, limit: Duration, work: impl FnOnce() -> Result<(), Refu
             }
         }
     });
-    let not_started = |error| in_journal(call, worker(format!("could not be started: {}", errno(&error))));
+    let not_started = |error| worker(format!("could not be started: {}", errno(&error)));
     match ended.map_err(not_started)? {
         Ended::Exited(status) if status.success() => Ok(()),
         Ended::Exited(status) if status.code() == Some(REFUSED) => Err(Refusal::Told),
-        Ended::Exited(status) => Err(in_journal(call, worker(format!("ended with {status}")))),
-        Ended::Blocked(doing) => Err(in_journal(call, Refusal::Blocked { doing, limit })),
+        Ended::Exited(status) => Err(worker(format!("ended with {status}"))),
+        Ended::Blocked(doing) => Err(Refusal::Blocked { doing, limit }),
     }
 }
 
@@ -148,12 +152,6 @@ fn forgiving(
 
 /// How long the journal may take for a line.
 const TELLING: Duration = Duration::from_secs(2);
-
-/// Tells the journal of a refusal that no worker has told.
-fn in_journal(call: &Call, refusal: Refusal) -> Refusal {
-    tell(call, || log_refusal(&refusal));
-    refusal
-}
 
 /// Tells the journal what no worker has told. In one, since whoever writes there waits while it is full.
 fn tell(call: &Call, what: impl FnOnce()) {
@@ -177,7 +175,7 @@ fn begin_prepare(host: &Host, call: &Call, parent: Option<Pid>) -> Result<(), Re
                 false => Ok(()),
             });
             if let Err(refusal) = cleared {
-                refuse(&call.name, &refusal);
+                refuse(call, &refusal);
             }
         }
         return Ok(());
@@ -262,7 +260,7 @@ fn follow(host: &Host, call: &Call) -> Result<(), Refusal> {
     let records = Records::new(host);
     let Some(domain) = whose(&records, &call.name, &read_stdin(MAX_SCAN)) else { return Ok(()) };
     let waits = Config::load_or_default(host).waits;
-    runs(Means { host, records: &records, waits }, &domain).map_err(|refusal| in_journal(call, refusal))
+    runs(Means { host, records: &records, waits }, &domain)
 }
 
 /// Notes in the record of `domain` that it runs.
@@ -277,7 +275,8 @@ pub fn compare(host: &Host, config: Config, domain: &DomainUuid) -> Result<(), R
     runs(Means { host, records: &records, waits: config.waits }, domain)?;
     let record = records.read(domain)?;
     for (device, place, _, state) in record.iter().flat_map(|record| record.devices()) {
-        if state != State::Undoing && !backend::is_there(host, device, place) {
+        let has = !matches!(state, State::Undoing | State::Kept);
+        if has && !backend::is_there(host, device, place) {
             log::error!(VIRT_MDEV_UUID:% = device; "device {device}, {place}, is gone although the domain has it");
         }
     }

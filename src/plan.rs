@@ -7,12 +7,12 @@ use serde::Serialize;
 
 pub use room::held_by;
 
-use crate::backend::{Backend, nvidia, proposal};
+use crate::backend::{Backend, proposal};
 use crate::domain::{Placement, Wanted};
 use crate::ids::{DeviceId, DomainUuid};
 use crate::placement::{self, Taken};
 use crate::ready::Awaited;
-use crate::refusal::{Refusal, nearest};
+use crate::refusal::{Maker, Refusal, nearest};
 use crate::request::Request;
 use crate::seen::{Existing, Offer, Seen, Sight};
 use crate::step::{Place, Step};
@@ -96,16 +96,14 @@ pub fn prepare(
         let foreign = matches!(planned.step, Step::Use { .. });
         plan.notes.extend(defined::disagreement(request, sight, &planned.step));
         if let Some(wanted) = wanted {
-            let ordered = wanted.attributes.iter().map(|attribute| Step::Attribute {
-                device: request.device.clone(),
-                name: attribute.name.clone(),
-                value: attribute.value.clone(),
-                was: None,
-            });
             if !foreign {
-                let (before, after): (Vec<_>, Vec<_>) = ordered.partition(comes_before_create);
-                plan.steps.extend(before.into_iter().map(Planned::from));
-                attributes.extend(after.into_iter().map(Planned::from));
+                attributes.extend(wanted.attributes.iter().map(|attribute| {
+                    Planned::from(Step::Attribute {
+                        device: request.device.clone(),
+                        name: attribute.name.clone(),
+                        value: attribute.value.clone(),
+                    })
+                }));
             } else if !wanted.attributes.is_empty() {
                 plan.notes.push(format!(
                     "the attributes of {} are not written: somebody else made the device",
@@ -133,11 +131,6 @@ impl From<Step> for Planned {
     fn from(step: Step) -> Self {
         Self { step, why: String::new() }
     }
-}
-
-/// The one attribute that decides where the device is made, and must stand before it is.
-fn comes_before_create(step: &Step) -> bool {
-    matches!(step, Step::Attribute { device: DeviceId::Vf(_), name, .. } if name.to_string() == nvidia::BEFORE)
 }
 
 /// The device is there already.
@@ -170,9 +163,9 @@ fn found(
                 place: Box::new(place),
                 wanted: format!("{}{on}", printable(&wanted.wish.to_string())),
                 maker: match (kept.is_some(), defined) {
-                    (true, _) => "an earlier run of the domain kept it",
-                    (false, true) => "mdevctl has a definition of it and probably made it",
-                    (false, false) => "virt-mdev did not make it",
+                    (true, _) => Maker::EarlierRun,
+                    (false, true) => Maker::Mdevctl,
+                    (false, false) => Maker::Somebody,
                 },
             });
         }
@@ -339,7 +332,8 @@ pub fn fitting(request: &Request, wanted: &Wanted, sight: &Sight) -> Result<Vec<
             let held = room::held_by(&sight.card_holders.iter().collect::<Vec<_>>());
             let what = printable(&wanted.wish.to_string()).to_string();
             let left = format!("not creatable there now, its card's functions are held by {held}");
-            return Err(Refusal::NoRoom { what, place: card, left, hint: None });
+            let hint = "vGPUs of different sizes share a card in its mixed-size mode only, which is set before the first: nvidia-smi vgpu -i GPU -shm 1";
+            return Err(Refusal::NoRoom { what, place: card, left, hint: Some(hint.to_owned()) });
         }
         let meant = nearest(&wanted.wish.to_string(), names);
         let types = (!sight.untyped.is_empty()).then(|| Awaited::Types(sight.untyped.clone()));

@@ -1,5 +1,7 @@
 //! The prepare event: the devices that a domain wants are made before libvirt looks at anything of it.
 
+use std::time::Duration;
+
 use crate::backend::nvidia;
 use crate::config::Config;
 use crate::domain::Domain;
@@ -18,6 +20,10 @@ use crate::seen::Sight;
 use crate::start;
 use crate::step::Step;
 use crate::undo::{self, Back, Sweep};
+
+/// How soon to look again for what somebody else is making, at first and at last.
+const MADE_MEANWHILE: Duration = Duration::from_millis(20);
+const MADE_MEANWHILE_AT_LAST: Duration = Duration::from_millis(500);
 
 /// Makes the devices that a domain wants, or says why not. `caller` is the daemon that is starting it.
 pub fn prepare(
@@ -75,17 +81,27 @@ fn prepare_now(
     if matches!(done, Err(Refusal::Vanished { .. } | Refusal::OtherDevice { .. })) {
         done = attempt(&mut sights);
     }
+    // Somebody else is making it, mdevctl at boot for one: its uuid is taken before its driver has begun, and its type is
+    // shown once that is through (`mdev_device_create`).
+    let (deadline, mut pause) = (host.now() + means.waits.driver, MADE_MEANWHILE);
+    while matches!(done, Err(Refusal::MadeMeanwhile { .. })) && host.now() < deadline {
+        host.machine().sleep(pause);
+        pause = (pause * 2).min(MADE_MEANWHILE_AT_LAST);
+        done = attempt(&mut sights);
+    }
     match done {
-        Err(refusal @ (Refusal::NoRoom { .. } | Refusal::ClaimedByOther { .. })) => {
+        // Not every driver has a word of its own for having no room.
+        Err(refusal @ (Refusal::NoRoom { .. } | Refusal::ClaimedByOther { .. } | Refusal::Create { .. })) => {
             let device = match &refusal {
                 Refusal::ClaimedByOther { uuid, .. } => Some(uuid),
                 _ => None,
             };
             // What a dead start left may not stand in the way of another domain.
-            match reap::make_room(means, &domain.uuid, device, &sights)? {
+            let again = match reap::make_room(means, &domain.uuid, device, &sights)? {
                 true => attempt(&mut sights),
-                false => Err(unless_late(refusal, &sights)),
-            }
+                false => Err(refusal),
+            };
+            again.map_err(|refusal| unless_late(refusal, &sights))
         }
         done => done,
     }

@@ -14,7 +14,7 @@ use crate::record::HOLDS;
 use crate::step::Place;
 use crate::words::{list, printable};
 
-pub use causes::{Absent, BadDefinition};
+pub use causes::{Absent, BadDefinition, Maker};
 
 /// Why a domain's devices cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +86,7 @@ pub enum Refusal {
     #[error("hostdev {uuid} has model=\"{}\", but {kind} on {parent} is {api}", printable(model))]
     Model { uuid: DeviceId, model: String, kind: TypeId, parent: Parent, api: String },
     #[error("device {uuid} exists already as {place}, and the domain wants {wanted}; {maker}")]
-    OtherDevice { uuid: DeviceId, place: Box<Place>, wanted: String, maker: &'static str },
+    OtherDevice { uuid: DeviceId, place: Box<Place>, wanted: String, maker: Maker },
     #[error("device {uuid}, {place}, is in use by {holder}")]
     Held { uuid: DeviceId, place: Box<Place>, holder: String },
     #[error("device {uuid} belongs to domain {}", printable(owner))]
@@ -216,7 +216,7 @@ impl Refusal {
             Self::NotYet { refusal, .. } => refusal.hint(),
             Self::NoSuchType { meant: Some(meant), .. } => Some(format!("did you mean \"{meant}\"?")),
             Self::NoSuchType { known, .. } if known.is_empty() => Some(
-                "no types are offered there yet; some drivers list them only once their vendor's service runs (NVIDIA: systemctl status nvidia-vgpu-mgr)".to_owned(),
+                "no types are offered there yet; some drivers list them only once their vendor's service runs (NVIDIA: systemctl status nvidia-vgpud nvidia-vgpu-mgr)".to_owned(),
             ),
             Self::NoSuchType { known, .. } => Some(format!("offered there: {}", known.join(", "))),
             Self::AmbiguousType { .. } => Some("write the type's id, or its name exactly".to_owned()),
@@ -233,6 +233,9 @@ impl Refusal {
             )),
             Self::NoArgumentsThere { .. } => {
                 Some("driver attributes are written with <attribute name=\"…\" value=\"…\"/>".to_owned())
+            }
+            Self::OtherDevice { uuid, maker: Maker::EarlierRun, .. } => {
+                Some(format!("if it is not needed any more: virt-mdev release --force {uuid}"))
             }
             Self::OtherDevice { uuid, place, .. } => {
                 let parent = &place.parent;

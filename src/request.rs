@@ -150,7 +150,12 @@ fn function_of<'a>(
     if found.managed {
         return Err(Refusal::ManagedFunction { address: found.address.to_string() });
     }
-    // Beside the vendor's attributes lie the PCI function's own: reset, config, sriov_numvfs.
+    function_has(wanted).map(|()| found)
+}
+
+/// Refuses attributes of a virtual function that are not the vGPU's: beside the vendor's lie the PCI function's own, reset,
+/// config, sriov_numvfs.
+pub fn function_has(wanted: &Wanted) -> Result<(), Refusal> {
     let foreign = |name: &str| !name.starts_with(nvidia::ATTRIBUTES) || name == nvidia::CURRENT;
     match wanted.attributes.iter().find(|attribute| foreign(&attribute.name.to_string())) {
         Some(attribute) => Err(Refusal::BadValue {
@@ -160,6 +165,6 @@ fn function_of<'a>(
             why: "of a virtual function, only names in nvidia/ are a domain's to write, and its type only by type=\"…\""
                 .to_owned(),
         }),
-        None => Ok(found),
+        None => Ok(()),
     }
 }

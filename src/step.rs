@@ -63,7 +63,7 @@ pub enum Step {
         #[serde(flatten)]
         place: Place,
     },
-    /// Write a driver attribute.
+    /// Write a driver attribute. It goes with the device: a virtual function, too, has it of its vGPU.
     Attribute {
         /// Whose.
         device: DeviceId,
@@ -71,9 +71,6 @@ pub enum Step {
         name: AttributeName,
         /// What.
         value: String,
-        /// What a virtual function's attribute was before, to be put back: it outlives the domain.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        was: Option<String>,
     },
     /// Bring a device of ours online, where the interface has that (2016).
     Online {
@@ -208,16 +205,11 @@ impl Step {
     fn change_back(&self) -> Option<Step> {
         match self.clone() {
             Self::Online { device } => Some(Self::Offline { device }),
-            Self::Attribute { device, name, was: Some(was), .. } => Some(put_back(&device, &name, &was)),
             Self::Label { device, node, label, was } => Some(Self::Unlabel { device, node, label, was }),
             Self::Allow { device, node, profile } => Some(Self::Withdraw { device, node, profile }),
             _ => None,
         }
     }
-}
-
-fn put_back(device: &DeviceId, name: &AttributeName, was: &str) -> Step {
-    Step::Attribute { device: device.clone(), name: name.clone(), value: was.to_owned(), was: None }
 }
 
 fn destroy(device: &DeviceId, place: &Place) -> Step {
@@ -253,7 +245,7 @@ impl fmt::Display for Step {
                 write!(f, "take up {device}, {place}, kept from an earlier run")
             }
             Self::Use { device, place } => write!(f, "use {device}, {place}, made by somebody else"),
-            Self::Attribute { device, name, value, .. } => {
+            Self::Attribute { device, name, value } => {
                 write!(f, "write \"{}\" to {name} of {device}", printable(value))
             }
             Self::Online { device } => write!(f, "bring {device} online"),

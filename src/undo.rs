@@ -12,7 +12,7 @@ use crate::ids::{DeviceId, DomainUuid};
 use crate::reap;
 use crate::record::{Guard, Phase, State};
 use crate::step::Step;
-use step::{destroy, held, is_at, is_passing, put_back, take_offline, unlabel};
+use step::{destroy, has_gone, held, is_passing, take_offline, unlabel};
 
 /// How often a device that somebody still has open is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -145,7 +145,8 @@ pub fn settle<'a>(
             (!sweep.abandoned || abandoned.contains(device)) && sweep.only.is_none_or(|only| only == device)
         };
         // A domain that runs with its device is not to lose the device's label either.
-        let in_use = if sweep.forced { in_use(host, &guard, &meant) } else { Vec::new() };
+        let of_one_that_runs = sweep.forced || sweep.only.is_some();
+        let in_use = if of_one_that_runs { in_use(host, &guard, &meant) } else { Vec::new() };
         let within = |device: &DeviceId| meant(device) && !in_use.iter().any(|left| left.device == *device);
         let mut undone = match guard.record() {
             Some(_) => unwind(means, &mut guard, back, &within, Some(deadline)),
@@ -260,7 +261,7 @@ pub(crate) fn unwind(
             (Step::Create { device, place, .. }, _)
                 if entry.state == State::Kept && back != Back::Nothing =>
             {
-                if !is_at(host, device, place) {
+                if has_gone(host, device, place) {
                     match guard.unclaim(device) {
                         Ok(()) => guard.remove(at),
                         Err(trouble) => stays(guard, device, trouble.into()),
@@ -292,10 +293,7 @@ pub(crate) fn unwind(
                         // A claim that stays needs its record to be found by; and so does a label that could not be put
                         // back, where the node outlives the type.
                         if !outlived_by_its_label(guard, at, &device) {
-                            // What was written before it was made stays claimed until that is put back.
-                            let unclaimed =
-                                if has_earlier(guard, at, &device) { Ok(()) } else { guard.unclaim(&device) };
-                            match unclaimed {
+                            match guard.unclaim(&device) {
                                 Ok(()) => guard.remove_from(at, &device),
                                 Err(trouble) => stays(guard, &device, trouble.into()),
                             }
@@ -334,7 +332,7 @@ pub(crate) fn unwind(
             {
                 guard.remove(at);
             }
-            (Step::Online { device } | Step::Attribute { device, .. }, Some(_)) if writer.is_some() => {
+            (Step::Online { device }, Some(_)) if writer.is_some() => {
                 stays(guard, device, Why::Pending { writer });
             }
             (_, Some(back @ Step::Offline { .. })) => match take_offline(host, &back, limit) {
@@ -350,27 +348,6 @@ pub(crate) fn unwind(
                     Err(trouble) => stays(guard, back.device(), trouble.into()),
                 }
             }
-            // Written before its device was made: as long as that is there, the driver takes nothing back.
-            (Step::Attribute { device, .. }, _) if made_later(guard, at, device).is_some() => {
-                if made_later(guard, at, device) == Some(State::Kept) && entry.state != State::Kept {
-                    noted(guard.mark(at, State::Kept));
-                }
-            }
-            (Step::Attribute { device, .. }, back) => {
-                // Of a virtual function: its attributes outlive the domain, and the next one is not to find ours.
-                let back = back.map_or(Ok(()), |back| match guard.owns(device) {
-                    Ok(true) => put_back(host, &back, limit),
-                    Ok(false) => Ok(()),
-                    Err(trouble) => Err(trouble.into()),
-                });
-                match back {
-                    Ok(()) => {
-                        guard.remove(at);
-                        unclaim_if_last(guard, device);
-                    }
-                    Err(why) => stays(guard, device, why),
-                }
-            }
             (_, _) => guard.remove(at),
         }
     }
@@ -382,26 +359,4 @@ pub(crate) fn unwind(
 fn outlived_by_its_label(guard: &Guard<'_>, at: usize, device: &DeviceId) -> bool {
     let is_label = |step: &Step| matches!(step, Step::Label { .. }) && step.device() == device;
     matches!(device, DeviceId::Vf(_)) && guard.steps().iter().skip(at + 1).any(|later| is_label(&later.step))
-}
-
-/// How a later step stands that has made the device.
-fn made_later(guard: &Guard<'_>, at: usize, device: &DeviceId) -> Option<State> {
-    let makes =
-        |step: &Step| matches!(step, Step::Create { .. } | Step::Adopt { .. }) && step.device() == device;
-    guard.steps().iter().skip(at + 1).find(|later| makes(&later.step)).map(|later| later.state)
-}
-
-/// Whether an attribute was written before the device was made.
-fn has_earlier(guard: &Guard<'_>, at: usize, device: &DeviceId) -> bool {
-    let is_one = |step: &Step| matches!(step, Step::Attribute { .. }) && step.device() == device;
-    guard.steps().iter().take(at).any(|earlier| is_one(&earlier.step))
-}
-
-/// An attribute may have been written before its device was made: then its going is the claim's.
-fn unclaim_if_last(guard: &Guard<'_>, device: &DeviceId) {
-    if !guard.steps().iter().any(|entry| entry.step.device() == device) {
-        if let Err(trouble) = guard.unclaim(device) {
-            log::warn!("{trouble}");
-        }
-    }
 }

@@ -230,8 +230,7 @@ fn a_record_that_could_not_be_read_back_is_not_written() {
     let mut guard = run.records.lock(&domain(1), LIMIT).unwrap();
     guard.begin("vm1").unwrap();
     let name = AttributeName::parse("a").unwrap();
-    let step =
-        || Step::Attribute { device: device(), name: name.clone(), value: "x".repeat(4000), was: None };
+    let step = || Step::Attribute { device: device(), name: name.clone(), value: "x".repeat(4000) };
     let refused = (0..300).find_map(|_| guard.intend(step(), None).err()).unwrap();
     assert!(refused.to_string().contains("more than a record can hold"), "{refused}");
     assert!(run.records.read(&domain(1)).unwrap().is_some(), "what was written before stands");

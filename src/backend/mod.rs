@@ -257,6 +257,9 @@ pub fn write_attribute(
     let mut data = value.as_bytes().to_vec();
     if name.to_string() == EATS_LAST_BYTE {
         data.extend_from_slice(if value.is_empty() { b" \n" } else { b"\n" });
+    } else if value.is_empty() {
+        // A write of nothing does not reach the driver (`sysfs_kf_write`); this is what `echo` writes.
+        data.push(b'\n');
     }
     host.write_attribute(&directory(device), name, &data)
 }
@@ -264,18 +267,6 @@ pub fn write_attribute(
 /// A driver attribute's value, where it can be read.
 pub fn read_attribute(host: &Host, device: &DeviceId, name: &AttributeName) -> Option<String> {
     host.read(&format!("{}/{name}", directory(device))).ok()
-}
-
-/// The value that is to be put back one day; none where the driver shows none to anybody. What cannot be read just now is
-/// not written over.
-pub fn attribute_before(
-    host: &Host,
-    device: &DeviceId,
-    name: &AttributeName,
-) -> Result<Option<String>, Trouble> {
-    let path = format!("{}/{name}", directory(device));
-    let is_shown = host.mode(&path)?.is_none_or(|mode| mode & 0o444 != 0);
-    if is_shown { host.read(&path).map(Some) } else { Ok(None) }
 }
 
 /// Devices of a parent, for the words of a refusal.

@@ -20,8 +20,6 @@ const NONE: &str = "0";
 /// Attributes of a virtual function that a domain may write: beside this directory lie `config`, `reset` and
 /// `sriov_numvfs`.
 pub const ATTRIBUTES: &str = "nvidia/";
-/// The one attribute that has to be there before the type is (MIG: which GPU instance the vGPU is made on).
-pub const BEFORE: &str = "nvidia/gpu_instance_id";
 
 fn path(parent: &Parent, file: &str) -> String {
     format!("{PCI}/{parent}/{file}")

@@ -1,6 +1,7 @@
 //! `virt-mdev attach` and `detach`: hot-plug, with the device's life around it. What the domain's definition says stays
 //! as it is: that is `assign`'s.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write as _};
 use std::thread::sleep;
@@ -20,7 +21,7 @@ use crate::execute::Means;
 use crate::host::udev::Watch;
 use crate::host::{Host, daemon, holders};
 use crate::ids::{DeviceId, DomainUuid, MdevUuid, TypeWish};
-use crate::record::{Answers, Record, Records};
+use crate::record::{Answers, Record, Records, State};
 use crate::refusal::Refusal;
 use crate::request::Request;
 use crate::words::printable;
@@ -185,9 +186,10 @@ fn as_of(wanted: Wanted, device: &DeviceId) -> Wanted {
     }
 }
 
-/// Whether a record has the device, and whether we made it.
-fn recorded(record: Option<&Record>, device: &DeviceId) -> Option<bool> {
-    record?.devices().find(|(its, ..)| *its == device).map(|(_, _, made, _)| made)
+/// The devices that a record says the domain has, and whether we made them.
+fn recorded(record: Option<&Record>) -> Vec<(&DeviceId, bool)> {
+    let devices = record.into_iter().flat_map(Record::devices);
+    devices.filter(|(.., state)| *state != State::Kept).map(|(device, _, made, _)| (device, made)).collect()
 }
 
 pub(super) fn detach(host: &Host, arguments: &Detach) -> Result<String, Failure> {
@@ -203,7 +205,14 @@ pub(super) fn detach(host: &Host, arguments: &Detach) -> Result<String, Failure>
     let name = printable(&domain.name).to_string();
     let _heir = Heir::appoint(&domain.uuid)?;
     let record = records.read(&domain.uuid)?;
-    let made = recorded(record.as_ref(), device);
+    let recorded = recorded(record.as_ref());
+    let made = recorded.iter().find(|(its, _)| *its == device).map(|(_, made)| *made);
+    if domain.has_argument_only(device) {
+        return Err(Failure::new(format!(
+            "{name}: names {device} in <qemu:commandline> only, and QEMU does not let go of that while it runs"
+        ))
+        .hint("stop the domain: its release takes the device away"));
+    }
     if domain.has_hostdev(device) {
         if made.is_some() {
             // A guest that answers late lets it go behind our back.
@@ -219,7 +228,9 @@ pub(super) fn detach(host: &Host, arguments: &Detach) -> Result<String, Failure>
             return Ok(format!("{name}: has ended, and its devices with it\n"));
         }
     } else if made.is_none() {
-        let has = domain.mdevs.iter().map(|its| its.uuid.to_string()).collect::<Vec<_>>();
+        let hostdevs = domain.mdevs.iter().map(|its| its.uuid.to_string());
+        let has: BTreeSet<_> = hostdevs.chain(recorded.iter().map(|(its, _)| its.to_string())).collect();
+        let has: Vec<_> = has.into_iter().collect();
         let hint =
             if has.is_empty() { "it has none".to_owned() } else { format!("it has {}", has.join(", ")) };
         return Err(Failure::new(format!("{name}: has no device {device}")).hint(hint));

@@ -58,6 +58,9 @@ pub(super) fn run(host: &Host, parent: &str) -> Result<String, Failure> {
             Err(refusal) => {
                 failed += 1;
                 log::error!("{refusal}");
+                if let Some(hint) = refusal.hint() {
+                    log::error!("hint: {hint}");
+                }
             }
         }
     }

@@ -104,9 +104,6 @@ fn write(step: &Step) -> i32 {
     let host = &Host::real();
     let written = match step {
         Step::Destroy { device, place } => backend::destroy(host, device, place),
-        Step::Attribute { device, name, value, .. } => {
-            backend::write_attribute(host, device, name, value).map(drop)
-        }
         Step::Offline { device } => backend::set_online(host, device, false),
         _ => return Errno::INVAL.raw_os_error(),
     };

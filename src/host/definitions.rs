@@ -1,6 +1,6 @@
 //! mdevctl's definition of one device, found by its UUID: no file but its own is opened.
 
-use super::{Host, Kind, Trouble};
+use super::{Host, Kind, Trouble, udev};
 use crate::backend;
 use crate::definitions::{self, Definition};
 use crate::ids::{MdevUuid, Parent};
@@ -86,14 +86,10 @@ pub fn of(host: &Host, parent: &Parent, device: &MdevUuid) -> Result<Definition,
     }
 }
 
-/// mdevctl's own udev rule, which brings up what is defined; `None` where it is not there, or masked as udev has it, by
-/// an empty file or a link to /dev/null before it.
+/// mdevctl's own udev rule, which brings up what is defined; `None` where it is not there, or masked.
 pub fn mdevctl_starts(host: &Host) -> Option<String> {
-    const NAME: &str = "udev/rules.d/60-mdevctl.rules";
-    let mut places =
-        ["etc", "run", "usr/local/lib", "usr/lib", "lib"].iter().map(|place| format!("{place}/{NAME}"));
-    let first = places.find(|path| host.kind(path).is_ok_and(|kind| kind.is_some()))?;
-    (!host.text(&first).unwrap_or_default().trim().is_empty()).then(|| format!("/{first}"))
+    let (path, masks) = udev::rules_file(host, "60-mdevctl.rules")?;
+    (!masks).then(|| format!("/{path}"))
 }
 
 /// Reads a definition. A link is not followed, neither in place of the file nor of the parent's directory.

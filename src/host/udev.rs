@@ -1,12 +1,13 @@
-//! The only `use udev`: waiting until udev has dealt with the nodes of new devices, and for devices to come.
+//! The only `use udev`: waiting until udev has dealt with the nodes of new devices, and for devices to come. And which of its
+//! rules it heeds.
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::Host;
 use super::progress::waiting;
+use super::{Host, Kind};
 use crate::backend;
 use crate::ids::DeviceId;
 
@@ -117,4 +118,19 @@ impl Arrivals {
             let _ = poll(&mut [PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN)], timeout.as_ref());
         }
     }
+}
+
+/// Where udevd looks for rules: the first file of a name is the one (`udev(7)`).
+const RULES: [&str; 5] = ["etc", "run", "usr/local/lib", "usr/lib", "lib"];
+
+/// The file of rules that udevd heeds, and whether it masks those of the same name behind it, as an empty file does or a link
+/// to `/dev/null`.
+pub fn rules_file(host: &Host, name: &str) -> Option<(String, bool)> {
+    let mut paths = RULES.iter().map(|place| format!("{place}/udev/rules.d/{name}"));
+    let (path, kind) = paths.find_map(|path| host.kind(&path).ok().flatten().map(|kind| (path, kind)))?;
+    let masks = match kind {
+        Kind::Link => host.link_name(&path).is_ok_and(|to| to.as_deref() == Some("null")),
+        _ => host.text(&path).is_ok_and(|text| text.trim().is_empty()),
+    };
+    Some((path, masks))
 }

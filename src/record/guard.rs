@@ -62,11 +62,10 @@ impl Guard<'_> {
 
     fn enter(&mut self, name: &str, phase: Phase) -> Result<(), Trouble> {
         let domain = Named { uuid: self.uuid.clone(), name: name.to_owned() };
-        let before = self.record.take();
-        if let Some(record) = before.as_ref().filter(|record| record.domain.name != name) {
+        if let Some(record) = self.record.as_ref().filter(|record| record.domain.name != name) {
             self.remove_index(&record.domain.name)?;
         }
-        let steps = before.map(|record| record.steps);
+        let steps = self.record.take().map(|record| record.steps);
         self.record = Some(Record { version: VERSION, domain, phase, steps: steps.unwrap_or_default() });
         self.begun = true;
         Ok(())

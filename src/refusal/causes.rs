@@ -30,7 +30,7 @@ impl Absent {
 
     pub(super) fn hint(&self, parent: &Parent) -> String {
         if let (Self::Unknown | Self::Device { .. }, Some(meant)) = (self, as_sysfs_writes_it(parent)) {
-            return format!("write \"{meant}\": the kernel has four digits of the domain, and small letters");
+            return format!("write \"{meant}\": that is how the kernel names it");
         }
         match self {
             Self::Unknown if parent.to_string() == "matrix" => "modprobe vfio_ap makes it".to_owned(),
@@ -41,7 +41,7 @@ impl Absent {
             Self::Driver { .. } => "load its vendor's driver; the kernel's log (dmesg) tells why one has not taken it".to_owned(),
             Self::Offer { driver } => match driver.as_str() {
                 "i915" => "i915 offers them with its module option enable_gvt=1, and with kvmgt loaded".to_owned(),
-                "nvidia" => "NVIDIA's vGPU host driver offers them once its service runs: systemctl status nvidia-vgpu-mgr".to_owned(),
+                "nvidia" => "NVIDIA's vGPU host driver offers them once its service runs: systemctl status nvidia-vgpud nvidia-vgpu-mgr".to_owned(),
                 "vfio-pci" => "vfio-pci gives the whole device away: bind it to its vendor's driver".to_owned(),
                 "io_subchannel" => format!("bind it to vfio_ccw: driverctl -b css set-override {parent} vfio_ccw"),
                 driver => format!("is {} its vendor's driver for mediated devices, and the vendor's service running?", printable(driver)),
@@ -50,13 +50,35 @@ impl Absent {
     }
 }
 
-/// A PCI address as NVIDIA's tools print it, `00000000:8B:00.0`, in sysfs's form; nothing where it has that already.
-fn as_sysfs_writes_it(parent: &Parent) -> Option<PciAddress> {
+/// Who made a device that is another than the domain wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the sentences say what each variant is")]
+pub enum Maker {
+    #[error("an earlier run of the domain kept it")]
+    EarlierRun,
+    #[error("mdevctl has a definition of it and probably made it")]
+    Mdevctl,
+    #[error("virt-mdev did not make it")]
+    Somebody,
+}
+
+/// A PCI address as NVIDIA's tools print it, `00000000:8B:00.0`, or a device by libvirt's name for it, `pci_0000_8b_00_0` or
+/// `css_0_0_0313`, in sysfs's form; nothing where it has that already.
+fn as_sysfs_writes_it(parent: &Parent) -> Option<String> {
     let given = parent.to_string();
     let small = given.to_ascii_lowercase();
-    let (domain, rest) = small.split_once(':')?;
+    if let Some(subchannel) = small.strip_prefix("css_") {
+        return Some(subchannel.replace('_', "."));
+    }
+    let address =
+        match small.strip_prefix("pci_").map(|name| name.splitn(4, '_').collect::<Vec<_>>()).as_deref() {
+            Some([domain, bus, slot, function]) => format!("{domain}:{bus}:{slot}.{function}"),
+            _ => small,
+        };
+    let (domain, rest) = address.split_once(':')?;
     let domain = u16::from_str_radix(domain, 16).ok()?;
-    PciAddress::parse(&format!("{domain:04x}:{rest}")).ok().filter(|meant| meant.to_string() != given)
+    let meant = PciAddress::parse(&format!("{domain:04x}:{rest}")).ok()?.to_string();
+    (meant != given).then_some(meant)
 }
 
 /// Why a definition of mdevctl's is no help; reads after the name of the file.

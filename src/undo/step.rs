@@ -14,33 +14,6 @@ use crate::record::Guard;
 use crate::step::{Place, Step};
 use crate::words::errno;
 
-/// Writes an attribute back, if nobody has its device open. One that the driver does not take any more, asked twice, is left
-/// as it is.
-pub(super) fn put_back(host: &Host, step: &Step, limit: Duration) -> Result<(), Why> {
-    let device = step.device();
-    if let Some(why) = held(host, device) {
-        return Err(why);
-    }
-    log::info!(VIRT_MDEV_UUID:% = device; "{step}");
-    for last in [false, true] {
-        match host.machine().perform(step, limit) {
-            Ok(child::Outcome::Done) => break,
-            Ok(child::Outcome::Blocked(writer)) => return Err(Why::Pending { writer }),
-            Err(error) => return Err(not_started(&error)),
-            // Killed: nothing is known of the driver.
-            Ok(child::Outcome::Failed(error)) if error.raw_os_error().is_none() => {
-                return Err(Why::Failed { what: error.to_string(), again: true });
-            }
-            Ok(child::Outcome::Failed(error)) if last => {
-                log::warn!(VIRT_MDEV_UUID:% = device; "{step}: {}", errno(&error));
-            }
-            // It may have been busy for a moment.
-            Ok(child::Outcome::Failed(_)) => {}
-        }
-    }
-    Ok(())
-}
-
 /// Puts back what a node carried, or takes a rule out. A node that is another's by now has nothing of ours: groups are
 /// numbered anew. libvirt, too, gives nodes back, to root.
 pub(super) fn unlabel(means: Means<'_>, guard: &Guard<'_>, back: &Step) -> Result<(), Trouble> {
@@ -98,8 +71,9 @@ pub(super) fn take_offline(host: &Host, step: &Step, limit: Duration) -> Result<
     }
 }
 
-pub(super) fn is_at(host: &Host, device: &DeviceId, place: &Place) -> bool {
-    backend::located(host, device).is_ok_and(|found| found.is_some_and(|found| found.is_at(place)))
+/// What cannot be read just now cannot be called gone.
+pub(super) fn has_gone(host: &Host, device: &DeviceId, place: &Place) -> bool {
+    backend::located(host, device).is_ok_and(|found| !found.is_some_and(|found| found.is_at(place)))
 }
 
 /// Errors that are over in a moment. EAGAIN and ENODEV: another removal got there first (`mdev_device_remove`).

@@ -6,7 +6,7 @@ use virt_mdev::backend::Backend;
 use virt_mdev::host::holders::Holder;
 use virt_mdev::ids::{DeviceId, DomainUuid, MdevUuid, Parent, TypeId, TypeWish};
 use virt_mdev::ready::Awaited;
-use virt_mdev::refusal::{Absent, BadDefinition, Refusal};
+use virt_mdev::refusal::{Absent, BadDefinition, Maker, Refusal};
 use virt_mdev::step::Place;
 use virt_mdev::undo::Why;
 
@@ -85,7 +85,7 @@ pub(crate) fn refusals() -> Vec<(&'static str, Refusal)> {
     let no_type = |meant: Option<&str>, known: &[&str]| Refusal::NoSuchType {
         wish: wish(), parents: vec![m60()], known: known.iter().copied().map(text).collect(), meant: meant.map(text),
     };
-    let other = |uuid, place, wanted: &str| Refusal::OtherDevice { uuid, place, wanted: text(wanted), maker: "virt-mdev did not make it" };
+    let other = |uuid, place, wanted: &str| Refusal::OtherDevice { uuid, place, wanted: text(wanted), maker: Maker::Somebody };
     vec![
         ("the domain XML is larger than 4 MiB", Refusal::XmlTooLarge),
         ("the domain XML is not UTF-8 at byte ", Refusal::XmlNotUtf8(17)),

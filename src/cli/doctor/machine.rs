@@ -2,7 +2,8 @@
 
 use super::{Act, Finding};
 use crate::backend::{self, Backend};
-use crate::host::{Host, Kind, Trouble, programs};
+use crate::host::udev::rules_file;
+use crate::host::{Host, Trouble, programs};
 use crate::reap::{self, Standing};
 use crate::record::Records;
 use crate::words::printable;
@@ -12,9 +13,6 @@ pub(super) const CONTAINER: &str = "dev/vfio/vfio";
 /// Drivers of mediated devices; not of their parents.
 const DRIVERS: &str = "sys/bus/mdev/drivers";
 const RULES: &str = "60-virt-mdev.rules";
-/// Where udevd looks for rules, the first of a name wins (`udev(7)`).
-const RULES_DIRECTORIES: [&str; 4] =
-    ["etc/udev/rules.d", "run/udev/rules.d", "usr/local/lib/udev/rules.d", "usr/lib/udev/rules.d"];
 const HELPERS: [&str; 2] = ["usr/lib/udev/virt-mdev-udev", "usr/local/lib/udev/virt-mdev-udev"];
 /// There while udevd runs.
 const UDEVD: &str = "run/udev/control";
@@ -38,7 +36,7 @@ pub(super) fn look(host: &Host) -> Result<Vec<Finding>, Trouble> {
             findings.push(Finding::new(
                 format!("{parent} offers no types"),
                 "no device can be made on it",
-                "is its vendor's service running? (NVIDIA: systemctl status nvidia-vgpu-mgr)",
+                "is its vendor's service running? (NVIDIA: systemctl status nvidia-vgpud nvidia-vgpu-mgr)",
             ));
         }
     }
@@ -104,21 +102,13 @@ fn udev(host: &Host) -> Result<Vec<Finding>, Trouble> {
     const WHY: &str =
         "a node that udev deals with anew loses its domain's label, and a lost device is not noticed";
     let mut findings = Vec::new();
-    let file = RULES_DIRECTORIES.iter().map(|directory| format!("{directory}/{RULES}"));
-    let file = file.into_iter().find(|file| host.exists(file));
-    let masked = match &file {
-        Some(file) => {
-            host.kind(file)? == Some(Kind::Link) && host.link_name(file)?.as_deref() == Some("null")
-        }
-        None => false,
-    };
-    match &file {
+    match rules_file(host, RULES) {
         None => findings.push(Finding::new(
             format!("udev does not know {RULES}"),
             WHY,
             "install the package again",
         )),
-        Some(file) if masked => {
+        Some((file, true)) => {
             findings.push(Finding::new(
                 format!("/{file} masks the rules of virt-mdev"),
                 WHY,

@@ -58,9 +58,11 @@ virsh -q suspend neighbour
 claimed neighbour "$neighbour"
 neighbour_pid=$(qemu_pid neighbour) kept_record=$(record_of kept)
 
-# All that is ours or somebody's, but for the locks and udev's links.
+# All that is ours or somebody's, but for the locks, udev's links, and the directory of what is awaited, which the first
+# start makes that waits.
 left() {
-    find "$devices/" "$state" /dev/vfio -mindepth 1 \( -path "$state/locks" -o -path '/dev/vfio/*/*' \) -prune -o \
+    find "$devices/" "$state" /dev/vfio -mindepth 1 \( -path "$state/locks" -o -path "$state/awaited" -empty -o \
+        -path '/dev/vfio/*/*' \) -prune -o \
         \( -path "$state/*" -printf '%p %l\n' -o -printf '%p %i %u\n' \)
     $by_hook || grep -rl virt-mdev /etc/apparmor.d/libvirt || true
 }

@@ -19,10 +19,21 @@ pub(super) struct Function {
     kind: u32,
     params: String,
     placement: String,
-    /// Which GPU instance (MIG) a type is made on; said before there is one, and outlives it.
+    /// Of which GPU instance (MIG) the vGPU is.
     gpu_instance: String,
     /// Until when it refuses `0`.
     busy_until: Duration,
+}
+
+/// More is refused.
+const MAX_PARAMS: usize = 1024;
+
+impl Function {
+    /// Its parameters go with the vGPU.
+    fn without_vgpu(self) -> Self {
+        let (params, placement, gpu_instance) = Default::default();
+        Self { kind: 0, params, placement, gpu_instance, ..self }
+    }
 }
 
 impl World {
@@ -47,7 +58,7 @@ impl World {
                 kind: 0,
                 params: String::new(),
                 placement: String::new(),
-                gpu_instance: "0".to_owned(),
+                gpu_instance: String::new(),
                 busy_until: Duration::ZERO,
             };
             self.functions.insert(vf, function);
@@ -79,6 +90,8 @@ impl World {
                 header.to_owned() + &lines.collect::<String>()
             }
             VendorFile::Current => format!("{}\n", function.kind),
+            // All of these are the vGPU's: without one, there is nothing to show.
+            _ if function.kind == 0 => return Err(Errno::ENXIO),
             VendorFile::Params => format!("{}\n", function.params),
             VendorFile::PlacementId => format!("{}\n", function.placement),
             VendorFile::GpuInstanceId => format!("{}\n", function.gpu_instance),
@@ -95,13 +108,15 @@ impl World {
             VendorFile::Current => {
                 let kind = kstrtoul(data).and_then(|id| u32::try_from(id).ok()).ok_or(Errno::EINVAL)?;
                 if kind == 0 {
-                    if used || now < function.busy_until {
+                    if used || function.kind == 0 {
+                        return Err(Errno::EPERM);
+                    }
+                    if now < function.busy_until {
                         return Err(Errno::EBUSY);
                     }
-                    // Its parameters go with the vGPU.
-                    Function { kind: 0, params: String::new(), placement: String::new(), ..function }
+                    function.without_vgpu()
                 } else if function.kind != 0 {
-                    return Err(Errno::EEXIST);
+                    return Err(Errno::EPERM);
                 } else {
                     let spec = function.spec.types.iter().find(|known| known.id == kind);
                     if !self.fits(&function, spec.ok_or(Errno::EINVAL)?) {
@@ -110,17 +125,17 @@ impl World {
                     Function { kind, ..function }
                 }
             }
-            VendorFile::GpuInstanceId if function.kind == 0 => Function { gpu_instance: text, ..function },
             // There is no vGPU that they could be of, and a running one keeps its own.
-            _ if function.kind == 0 => return Err(Errno::ENODEV),
-            _ if used => return Err(Errno::EBUSY),
+            _ if function.kind == 0 => return Err(Errno::ENXIO),
+            _ if used => return Err(Errno::EPERM),
+            VendorFile::Params if data.len() > MAX_PARAMS => return Err(Errno::E2BIG),
             // As in the mdev era, the last byte is taken for the newline of `echo`.
             VendorFile::Params => {
                 let rest = data.split_last().map_or(&[][..], |(_, rest)| rest);
                 Function { params: String::from_utf8_lossy(rest).trim().to_owned(), ..function }
             }
             VendorFile::PlacementId => Function { placement: text, ..function },
-            VendorFile::GpuInstanceId => return Err(Errno::EBUSY),
+            VendorFile::GpuInstanceId => Function { gpu_instance: text, ..function },
         };
         self.functions.insert(vf.to_owned(), changed);
         Ok(())
@@ -138,9 +153,7 @@ impl World {
     pub(super) fn enumerate(&mut self, physical: &str) -> bool {
         let mut any = false;
         for function in self.functions.values_mut().filter(|function| function.physical == physical) {
-            function.kind = 0;
-            function.params.clear();
-            function.placement.clear();
+            *function = function.clone().without_vgpu();
             any = true;
         }
         any

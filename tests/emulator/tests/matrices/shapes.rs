@@ -245,7 +245,6 @@ fn vendor() -> Vec<Shape> {
         let kept = wanted(VF, "type='1145' parent='0000:41:00.4' keep='yes'", params);
         shape(Backend::Vendor, "keep", vec![kept, wanted(OTHER_VF, second, params)])
     };
-    // Written before the type is.
     let instance = "<m:attribute name='nvidia/gpu_instance_id' value='3'/>";
     let two = || vec![wanted(VF, first, params), wanted(OTHER_VF, second, instance)];
     vec![
