@@ -130,7 +130,7 @@ fn delegate(call: &Call, limit: Duration, work: impl FnOnce() -> Result<(), Refu
             }
         }
     });
-    let not_started = |error| worker(format!("could not be started: {}", errno(&error)));
+    let not_started = |error| worker(format!("could not be started, or not followed: {}", errno(&error)));
     match ended.map_err(not_started)? {
         Ended::Exited(status) if status.success() => Ok(()),
         Ended::Exited(status) if status.code() == Some(REFUSED) => Err(Refusal::Told),

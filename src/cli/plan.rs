@@ -39,6 +39,10 @@ pub(super) fn run(host: &Host, event: &str, json: bool) -> Result<String, Failur
         .take(MAX_XML as u64 + 1)
         .read_to_end(&mut xml)
         .map_err(|error| crate::host::Trouble::new("read", "stdin".as_ref(), error))?;
+    if xml.trim_ascii().is_empty() {
+        return Err(Failure::new("there is no domain XML on standard input")
+            .hint("virsh dumpxml --inactive VM | virt-mdev plan"));
+    }
     text(host, Event::from_word(event).unwrap_or(Event::Prepare), &xml, json)
 }
 

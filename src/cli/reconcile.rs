@@ -81,7 +81,13 @@ pub fn run(host: &Host, dry_run: bool, quiet: bool) -> Result<String, Failure> {
             log::warn!("{trouble}");
         }
     }
-    for (domain, path) in records.strays()? {
+    // What was done before is told all the same.
+    let strays = records.strays().unwrap_or_else(|trouble| {
+        let _ = writeln!(said, "not looked for claims without a record: {trouble}");
+        failed += 1;
+        Vec::new()
+    });
+    for (domain, path) in strays {
         let shown = path.display();
         if dry_run {
             let _ = writeln!(said, "{domain}: would remove {shown}: the domain has no record");
@@ -159,9 +165,9 @@ pub(super) fn release(host: &Host, who: &str, force: bool) -> Result<String, Fai
         .map(|Left { device, why }| format!("device {device} cannot be removed: {why}"))
         .collect();
     let tried: BTreeSet<&DeviceId> = undone.left.iter().map(|left| &left.device).collect();
-    for (device, standing) in
-        records.read(&domain)?.iter().flat_map(|record| reap::judge(host, record, false))
-    {
+    let record =
+        records.read(&domain).map_err(|trouble| Failure { before: said.clone(), ..trouble.into() })?;
+    for (device, standing) in record.iter().flat_map(|record| reap::judge(host, record, false)) {
         let meant = only.as_ref().is_none_or(|only| *only == device) && !tried.contains(&device);
         match standing {
             Standing::Answered(By::Holder) if meant => {
