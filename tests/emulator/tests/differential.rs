@@ -22,10 +22,28 @@ use Expected::{Defect, Same};
 /// What it is about, host, parent, definition.
 type Row = (&'static str, &'static str, &'static str, &'static str, Expected);
 
-const ROWS: [Row; 16] = [
+const ROWS: [Row; 18] = [
     ("a type", "mtty", "mtty", r#"{"mdev_type": "mtty-2", "start": "manual", "attrs": []}"#, Same(1)),
     ("no word of a start", "mtty", "mtty", r#"{"mdev_type": "mtty-1", "attrs": []}"#, Same(0)),
     ("no attributes", "mtty", "mtty", r#"{"mdev_type": "mtty-1", "start": "manual"}"#, Same(1)),
+    (
+        "null attributes",
+        "mtty",
+        "mtty",
+        r#"{"mdev_type": "mtty-1", "start": "manual", "attrs": null}"#,
+        Same(1),
+    ),
+    (
+        "an empty value",
+        "mtty",
+        "mtty",
+        r#"{"mdev_type": "mtty-2", "start": "auto", "attrs": [{"settings/first": "a"}, {"settings/first": ""}]}"#,
+        Defect {
+            ours: 4,
+            mdevctl: 2,
+            why: "a write of nothing does not reach the driver; a newline does, which this one refuses",
+        },
+    ),
     ("no type", "mtty", "mtty", r#"{"start": "manual", "attrs": []}"#, Same(0)),
     (
         "attributes in order",
