@@ -46,7 +46,9 @@ pub fn make(
     let mut sights = Vec::new();
     match attempt(&mut sights) {
         // What a dead start left may not stand in the way.
-        Err(Refusal::NoRoom { .. }) if reap::make_room(means, &domain.uuid, None, &sights)? => {
+        Err(Refusal::NoRoom { .. } | Refusal::Create { .. })
+            if reap::make_room(means, &domain.uuid, None, &sights)? =>
+        {
             attempt(&mut sights)
         }
         done => done,

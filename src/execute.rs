@@ -291,10 +291,9 @@ fn create(
             // Somebody else has made what is there since we looked (NVIDIA's for a function that has a vGPU: EPERM). After
             // any other error the kernel's mdev has made nothing, but a driver of another interface may have: then it is
             // undone with the rest.
-            let there = backend::located(means.host, device);
             let nvidias = place.backend == Backend::Nvidia && trouble.is(Errno::PERM);
-            let theirs = trouble.is(Errno::EXIST) || (nvidias && matches!(there, Ok(Some(_))));
-            if !theirs && !matches!(there, Ok(None)) {
+            let theirs = trouble.is(Errno::EXIST) || nvidias;
+            if !theirs && !matches!(backend::located(means.host, device), Ok(None)) {
                 return Err(refusal(format!("the driver made it and failed: {trouble}")));
             }
             // Before the claim goes: whoever finds the step takes away what is there.
@@ -308,8 +307,12 @@ fn create(
                 return Err(Refusal::MadeMeanwhile { uuid, place, why: trouble.to_string() });
             }
             // EUSERS is the kernel's own word for it, where a driver only says how many there may be (`mdev_device_create`).
-            let full = || matches!(backend::free(means.host, place), Ok(Some(0)));
-            if trouble.is(Errno::NOSPC) || trouble.is(Errno::USERS) || full() {
+            if trouble.is(Errno::NOSPC) || trouble.is(Errno::USERS) {
+                return Ok(Tried::Full);
+            }
+            // Others have none of their own.
+            if matches!(backend::free(means.host, place), Ok(Some(0))) {
+                log::warn!(VIRT_MDEV_UUID:% = device; "{trouble}");
                 return Ok(Tried::Full);
             }
             Ok(Tried::Refused(refusal(trouble.to_string())))

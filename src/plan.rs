@@ -84,14 +84,8 @@ pub fn prepare(
             (Some(existing), wanted) => found(request, existing, wanted, kept, sight.defined)?,
             (None, Some(wanted)) => create(domain, request, wanted, sight, default, &mut taken)
                 .map_err(|refusal| defined::with_its_file(request, sight, refusal))?,
-            // Nothing is ours to do, and what libvirt says to the user is "device not found".
-            (None, None) => {
-                plan.notes.push(format!(
-                    "{} is not there, and neither the domain's metadata nor a definition says what it is to be: libvirt will not find it",
-                    request.device
-                ));
-                continue;
-            }
+            // Only the hostdev names it, and nobody has defined it: libvirt says so, and nothing is ours to do.
+            (None, None) => continue,
         };
         let foreign = matches!(planned.step, Step::Use { .. });
         plan.notes.extend(defined::disagreement(request, sight, &planned.step));
@@ -332,7 +326,7 @@ pub fn fitting(request: &Request, wanted: &Wanted, sight: &Sight) -> Result<Vec<
             let held = room::held_by(&sight.card_holders.iter().collect::<Vec<_>>());
             let what = printable(&wanted.wish.to_string()).to_string();
             let left = format!("not creatable there now, its card's functions are held by {held}");
-            let hint = "vGPUs of different sizes share a card in its mixed-size mode only, which is set before the first: nvidia-smi vgpu -i GPU -shm 1";
+            let hint = "stop a domain that has one, `virt-mdev list` shows them; or, where they are of another size: a card has sizes side by side in its mixed-size mode only, which is set before the first (nvidia-smi vgpu -i GPU -shm 1)";
             return Err(Refusal::NoRoom { what, place: card, left, hint: Some(hint.to_owned()) });
         }
         let meant = nearest(&wanted.wish.to_string(), names);

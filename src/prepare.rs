@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::backend::nvidia;
+use crate::backend::{self, nvidia};
 use crate::config::Config;
 use crate::domain::Domain;
 use crate::execute::{self, Means};
@@ -21,9 +21,9 @@ use crate::start;
 use crate::step::Step;
 use crate::undo::{self, Back, Sweep};
 
-/// How soon to look again for what somebody else is making, at first and at last.
-const MADE_MEANWHILE: Duration = Duration::from_millis(20);
-const MADE_MEANWHILE_AT_LAST: Duration = Duration::from_millis(500);
+/// How soon to look again for what somebody else is making, and how soon to try again to make it, were that given up.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+const TRY_AGAIN: Duration = Duration::from_secs(2);
 
 /// Makes the devices that a domain wants, or says why not. `caller` is the daemon that is starting it.
 pub fn prepare(
@@ -81,12 +81,9 @@ fn prepare_now(
     if matches!(done, Err(Refusal::Vanished { .. } | Refusal::OtherDevice { .. })) {
         done = attempt(&mut sights);
     }
-    // Somebody else is making it, mdevctl at boot for one: its uuid is taken before its driver has begun, and its type is
-    // shown once that is through (`mdev_device_create`).
-    let (deadline, mut pause) = (host.now() + means.waits.driver, MADE_MEANWHILE);
-    while matches!(done, Err(Refusal::MadeMeanwhile { .. })) && host.now() < deadline {
-        host.machine().sleep(pause);
-        pause = (pause * 2).min(MADE_MEANWHILE_AT_LAST);
+    let deadline = host.now() + means.waits.driver;
+    while let (Err(Refusal::MadeMeanwhile { uuid, .. }), true) = (&done, host.now() < deadline) {
+        await_other(host, uuid, deadline);
         done = attempt(&mut sights);
     }
     match done {
@@ -104,6 +101,15 @@ fn prepare_now(
             again.map_err(|refusal| unless_late(refusal, &sights))
         }
         done => done,
+    }
+}
+
+/// Somebody else is making the device, mdevctl at boot for one: its uuid is taken before its driver has begun, and its type
+/// is shown once that is through (`mdev_device_create`).
+fn await_other(host: &Host, device: &DeviceId, deadline: Duration) {
+    let until = deadline.min(host.now() + TRY_AGAIN);
+    while host.now() < until && !matches!(backend::located(host, device), Ok(Some(_))) {
+        host.machine().sleep(LOOK_AGAIN);
     }
 }
 

@@ -8,7 +8,7 @@
 //!   by-name/<hash of the name>       index: a link whose target is the domain's uuid
 //!   awaited/card-0000:41, any …      until when starts wait for what is not there, in ms since boot
 //!   reserved/<VF address>            for a domain that is about to come: a link, its target the domain's uuid and until when
-//!   locks/domain-000 … domain-fff    kernel locks, one of them for each domain
+//!   locks/domain-000 … domain-fff    kernel locks, 0600 as all of them, one of them for each domain
 //!   locks/card-000 … card-fff        kernel locks, one of them for each physical card
 //!   locks/claims                     kernel lock: held while a claim that nobody answers for is broken
 //!   locks/reserved                   kernel lock: held while functions are chosen and set aside

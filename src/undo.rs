@@ -173,11 +173,12 @@ pub fn settle<'a>(
     }
 }
 
-/// The devices that are meant and that somebody has open.
+/// The devices that are meant and that somebody has open. Nobody looks at the node of one that another domain has claimed since.
 fn in_use(host: &Host, guard: &Guard<'_>, meant: &dyn Fn(&DeviceId) -> bool) -> Vec<Left> {
     let mut left: Vec<Left> = Vec::new();
+    let ours = |device: &DeviceId| guard.is_unclaimed(device) || guard.owns(device).unwrap_or(true);
     for device in guard.steps().iter().map(|entry| entry.step.device()).filter(|device| meant(device)) {
-        if left.iter().all(|known| known.device != *device) {
+        if left.iter().all(|known| known.device != *device) && ours(device) {
             left.extend(held(host, device).map(|why| Left { device: device.clone(), why }));
         }
     }

@@ -13,7 +13,7 @@ use super::assign::random_uuid;
 use super::choose::{self, Chosen, Which, parsed};
 use super::heir::Heir;
 use super::virsh::{XmlFile, virsh};
-use super::{Failure, config};
+use super::{Failure, config, reconcile};
 use crate::attach::{self, Made, answer, take};
 use crate::config::Config;
 use crate::domain::{Domain, Wanted, hostdev_xml};
@@ -96,7 +96,16 @@ pub(super) fn attach(host: &Host, arguments: &Attach) -> Result<String, Failure>
     );
     let (domain, xml) = running(&arguments.domain, &unstarted)?;
     let wanted = arguments.which.wanted(&arguments.wish);
-    let chosen = choose::choose(host, &xml, &wanted, 1, config.placement);
+    let choose = || choose::choose(host, &xml, &wanted, 1, config.placement);
+    let chosen = match choose() {
+        // What dead starts left may not stand in the way.
+        Err(Refusal::NoRoom { .. })
+            if reconcile::run(host, false, true).is_ok_and(|said| !said.is_empty()) =>
+        {
+            choose()
+        }
+        chosen => chosen,
+    };
     let device = match chosen.map_err(|refusal| Failure::from(refusal).about(&domain.name))? {
         Chosen::Mdev { .. } => DeviceId::Mdev(random_uuid(host)?),
         Chosen::Functions(functions) => {
@@ -160,7 +169,7 @@ fn plug(
 /// A refusal, with the fix of a domain that runs where it has another one at a start.
 fn failure(refusal: Refusal) -> Failure {
     match refusal {
-        Refusal::Vanished { .. } => Failure::new(refusal.to_string())
+        Refusal::Vanished { .. } | Refusal::MadeMeanwhile { .. } => Failure::new(refusal.to_string())
             .hint("attach it again; `virsh list` says whether the domain still runs"),
         _ => refusal.into(),
     }
@@ -211,13 +220,13 @@ pub(super) fn detach(host: &Host, arguments: &Detach) -> Result<String, Failure>
         return Err(Failure::new(format!(
             "{name}: names {device} in <qemu:commandline> only, and QEMU does not let go of that while it runs"
         ))
-        .hint("stop the domain: its release takes the device away"));
+        .hint("stop the domain: its release takes away what virt-mdev made"));
+    }
+    if made.is_some() {
+        // A guest that answers late lets it go behind our back.
+        answer(means, &domain.uuid, device, Answers::Plugged)?;
     }
     if domain.has_hostdev(device) {
-        if made.is_some() {
-            // A guest that answers late lets it go behind our back.
-            answer(means, &domain.uuid, device, Answers::Plugged)?;
-        }
         let api = host_api(&domain, device);
         on_live("detach-device", &domain.uuid, &hostdev_xml(device, &api))
             .map_err(|failure| failure.about(&domain.name))?;
@@ -241,7 +250,8 @@ pub(super) fn detach(host: &Host, arguments: &Detach) -> Result<String, Failure>
     let undone = take(means, &domain.uuid, device, means.waits.release)?;
     match undone.left.into_iter().next() {
         Some(left) => Err(Failure::new(format!(
-            "{name}: has let go of {device}, and it cannot be removed: {}",
+            "{name}: has let go of {device}, and {}: {}",
+            if made == Some(true) { "it cannot be removed" } else { "its label stays" },
             left.why
         ))
         .hint("it stays recorded and is tried again; `virt-mdev list` shows it")),

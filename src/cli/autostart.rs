@@ -52,15 +52,13 @@ pub(super) fn run(host: &Host, parent: &str) -> Result<String, Failure> {
             Ok(Some(line)) => {
                 let _ = writeln!(said, "{line}");
             }
-            // A domain has made it in the meantime, or is about to.
-            Ok(None) | Err(Refusal::ClaimedByOther { .. }) => {}
+            // A domain or mdevctl has made it in the meantime, or is about to.
+            Ok(None) | Err(Refusal::ClaimedByOther { .. } | Refusal::MadeMeanwhile { .. }) => {}
             // One that is damaged, or finds no room, is no reason to leave the others down.
             Err(refusal) => {
                 failed += 1;
-                log::error!("{refusal}");
-                if let Some(hint) = refusal.hint() {
-                    log::error!("hint: {hint}");
-                }
+                let hint = refusal.hint().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+                log::error!("{refusal}{hint}");
             }
         }
     }
@@ -119,7 +117,9 @@ fn bring_up(
     let by_name = |step: &Step| step.place().is_some_and(|place| place.kind != kind);
     if plan.steps.iter().any(|planned| by_name(&planned.step)) {
         let wish = TypeWish::parse(&kind.to_string()).map_err(|why| io(&device, &why))?;
-        let refusal = Refusal::NoSuchType { wish, parents: vec![parent.clone()], known: vec![], meant: None };
+        let known = backend::detect(host, parent)?.map(|backend| backend.known(host, parent));
+        let known = known.transpose()?.unwrap_or_default();
+        let refusal = Refusal::NoSuchType { wish, parents: vec![parent.clone()], known, meant: None };
         return Err(Refusal::Defined { uuid: device, path, refusal: Box::new(refusal) });
     }
     let own = i32::try_from(std::process::id()).ok().and_then(|pid| daemon::process(host, pid));

@@ -14,7 +14,7 @@ use crate::host::{Host, see};
 use crate::plan::{self, Plan, Planned};
 use crate::record::{Named, Phase, Records, State};
 use crate::refusal::Refusal;
-use crate::request::requests;
+use crate::request::{Request, requests};
 use crate::start;
 use crate::step::Step;
 use crate::words::printable;
@@ -66,7 +66,9 @@ fn answer(host: &Host, event: Event, xml: &[u8]) -> Result<Answer, Failure> {
                 let requests = requests(&domain, |address| nvidia::function(host, address))?;
                 start::judge(host, &domain, config.labels, None, &[])?;
                 let seen = see::see(host, &records, &domain.uuid, &requests, config.definitions)?;
-                Ok(plan::prepare(&domain.uuid, &requests, &seen, config.placement)?)
+                let mut plan = plan::prepare(&domain.uuid, &requests, &seen, config.placement)?;
+                plan.notes.extend(missing(&requests, &plan));
+                Ok(plan)
             };
             let mut plan = planned().map_err(|failure| failure.about(&domain.name))?;
             if records.read(&domain.uuid).ok().flatten().is_some_and(|r| r.phase != Phase::Kept) {
@@ -106,6 +108,18 @@ fn answer(host: &Host, event: Event, xml: &[u8]) -> Result<Answer, Failure> {
         }
     };
     Ok(Answer { domain, event: event.word(), changes, plan })
+}
+
+/// What is not there and will not be: the hook leaves that to whoever opens it, since another hook may make it.
+fn missing(requests: &[Request], plan: &Plan) -> Vec<String> {
+    let devices = plan.devices();
+    let missing = requests.iter().map(|request| &request.device).filter(|device| !devices.contains(device));
+    let note = |device| {
+        format!(
+            "{device} is not there, and neither the domain's metadata nor a definition that is used says what it is to be: unless somebody else makes it, the domain will not start"
+        )
+    };
+    missing.map(note).collect()
 }
 
 /// What a release would do, from the record alone.

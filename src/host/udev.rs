@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::Host;
 use super::progress::waiting;
-use super::{Host, Kind};
 use crate::backend;
 use crate::ids::DeviceId;
 
@@ -127,10 +127,7 @@ const RULES: [&str; 5] = ["etc", "run", "usr/local/lib", "usr/lib", "lib"];
 /// to `/dev/null`.
 pub fn rules_file(host: &Host, name: &str) -> Option<(String, bool)> {
     let mut paths = RULES.iter().map(|place| format!("{place}/udev/rules.d/{name}"));
-    let (path, kind) = paths.find_map(|path| host.kind(&path).ok().flatten().map(|kind| (path, kind)))?;
-    let masks = match kind {
-        Kind::Link => host.link_name(&path).is_ok_and(|to| to.as_deref() == Some("null")),
-        _ => host.text(&path).is_ok_and(|text| text.trim().is_empty()),
-    };
+    let path = paths.find(|path| host.kind(path).is_ok_and(|kind| kind.is_some()))?;
+    let masks = host.text(&path).is_ok_and(|text| text.trim().is_empty());
     Some((path, masks))
 }

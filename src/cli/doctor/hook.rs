@@ -13,7 +13,7 @@ pub(super) fn look(host: &Host) -> Vec<Finding> {
             format!("libvirt does not call virt-mdev: /{hook} {lacks}"),
             WHY,
             format!(
-                "install the package again, or: mkdir -p /etc/libvirt/hooks/qemu.d && ln -sf /usr/bin/virt-mdev-hook /{hook}"
+                "install the package again, or: mkdir -p /etc/libvirt/hooks/qemu.d && ln -sfT /usr/bin/virt-mdev-hook /{hook}"
             ),
         );
         let can = lacks == "is not there" && host.exists(libvirt::PROGRAM);
@@ -44,7 +44,7 @@ pub(super) fn look(host: &Host) -> Vec<Finding> {
         findings.push(Finding::new(
             format!("SELinux is enforced, and virt-mdev-hook has the type {kind}"),
             "in libvirt's own domain it may not make devices",
-            "install virt-mdev-selinux, or from the source: make selinux && semodule -i target/selinux/virt_mdev.pp; \
+            "install virt-mdev-selinux (rpm), or from the source: make selinux && semodule -i target/selinux/virt_mdev.pp; \
              then: restorecon -Rv /usr/bin/virt-mdev* /usr/lib/udev/virt-mdev-udev /usr/lib/systemd/system/virt-mdev-* /run/virt-mdev",
         ));
     }
