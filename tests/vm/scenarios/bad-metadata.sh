@@ -141,4 +141,8 @@ wrong_for_the_hook "a hostdev of another model" model vfio-ap vfio-pci "hint: " 
 
 request "$good"
 wrong_for_the_hook "a DTD" DTD < <(echo '<!DOCTYPE domain [<!ENTITY type "mtty-2">]>' && xml)
+
+step "what was refused before any worker was begun is in the journal, too"
+journalctl --sync
+contains "the journal of vm1" "$(journalctl -q -t virt-mdev VIRT_MDEV_DOMAIN=vm1 -o cat)" 'unknown attribute "tpye"' 'hint: did you mean "type"?'
 virsh -q undefine vm1
