@@ -222,6 +222,14 @@ fn faults_fail_block_and_kill() {
 fn vendor_vfio_shrinks_refuses_and_forgets() {
     let mut host = host("l40s-vfio", &[]);
     let vf = "cd /sys/bus/pci/devices/0000:41:00.4/nvidia";
+    // What is the vGPU's is not there without one.
+    for file in ["vgpu_params", "placement_id", "gpu_instance_id"] {
+        assert!(says(&host, &format!("{vf}; cat {file}")).ends_with("No such device or address"), "{file}");
+        assert!(
+            says(&host, &format!("{vf}; echo 1 >{file}")).ends_with("No such device or address"),
+            "{file}"
+        );
+    }
     let sibling = "cat ../../0000:41:00.5/nvidia/creatable_vgpu_types";
     assert_eq!(
         says(
@@ -235,10 +243,13 @@ fn vendor_vfio_shrinks_refuses_and_forgets() {
     assert_eq!(says(&host, header), "ID    : vGPU Name");
     let qemu = hold(&host, "/dev/vfio/0");
     let clear = format!("{vf}; echo 0 >current_vgpu_type");
-    assert!(says(&host, &clear).ends_with("Device or resource busy"));
+    assert!(says(&host, &clear).ends_with("Operation not permitted"));
+    let again = format!("{vf}; echo 1145 >current_vgpu_type");
+    assert!(says(&host, &again).ends_with("Operation not permitted"), "it has one");
     end(qemu);
     assert!(says(&host, &clear).ends_with("Device or resource busy"), "and for a while after");
     wait_for("the driver", || says(&host, &clear).is_empty());
+    assert!(says(&host, &clear).ends_with("Operation not permitted"), "it has none any more");
     assert!(says(&host, "echo 4 >/sys/bus/pci/devices/0000:41:00.0/sriov_numvfs").contains("not permitted"));
     says(&host, &format!("{vf}; echo 1145 >current_vgpu_type"));
     host.control("enumerate 0000:41:00.0").unwrap();
