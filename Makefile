@@ -105,8 +105,10 @@ test-vm-all: package selinux dist deps-vm ## all scenarios on each of the hosts:
 soak: package deps-vm ## random kills, starts and stops, migrations, on real hosts, many times as many as in make test: hours (SOAK=n: n times)
 	SOAK=$(or $(SOAK),200) tests/vm/run soak cycles migrate
 
+DEMO = cd tests/demo && ../emulator/target/release/virt-mdev-emulator --host ../emulator/hosts/mixed.toml -- ./show $(abspath $(BUILT))
 test-emulator: build deps-emulator ## the emulated host's own tests, and the programs on it
 	VIRT_MDEV_BUILT=$(abspath $(BUILT)) $(EMULATOR_CARGO) test $(EMULATOR) --release --locked --quiet
+	@$(DEMO) >/dev/null && echo "demo: as it should be"
 
 # Times are ratios between programs that run in turns; the counts alone are also a test of make test-emulator.
 bench: build deps-emulator ## what the programs cost, beside mdevctl and other hooks: a table, and target/bench.json (CHECK=1: judged)
@@ -115,7 +117,7 @@ bench: build deps-emulator ## what the programs cost, beside mdevctl and other h
 
 demo: build ## a domain's life on an emulated host, shown; needs root, or user namespaces
 	$(EMULATOR_CARGO) build $(EMULATOR) --release --locked --quiet
-	@cd tests/demo && ../emulator/target/release/virt-mdev-emulator --host ../emulator/hosts/mixed.toml -- ./show $(abspath $(BUILT))
+	@$(DEMO)
 
 demo-vm: package deps-vm ## a domain's life on the real host, shown
 	tests/vm/run --demo
