@@ -97,8 +97,8 @@ pub fn choose(wanted: &Wanted, here: &Functions, default: Placement) -> Result<P
 /// `ours`: an earlier run of the domain has left something here; what is there is its own then, and prepare clears it up.
 pub fn in_conflict<'r>(domain: &Domain, refusal: &'r Refusal, ours: bool) -> Option<&'r MdevUuid> {
     let device = match refusal {
-        Refusal::ClaimedByOther { uuid, .. } => uuid,
-        Refusal::Held { uuid, .. } | Refusal::OtherDevice { uuid, .. } if !ours => uuid,
+        Refusal::ClaimedByOther { device, .. } => device,
+        Refusal::Held { device, .. } | Refusal::OtherDevice { device, .. } if !ours => device,
         _ => return None,
     };
     match device {

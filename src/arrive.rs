@@ -266,7 +266,7 @@ pub fn arrive(
             }
             Err(refusal) => {
                 let device = match &refusal {
-                    Refusal::ClaimedByOther { uuid, .. } => Some(uuid),
+                    Refusal::ClaimedByOther { device, .. } => Some(device),
                     _ => None,
                 };
                 let is_taken = device.is_some() || matches!(refusal, Refusal::NoRoom { .. });

@@ -99,7 +99,7 @@ fn carry_out(
     let existing = backend::existing(means.host, &device)?;
     match (place, existing) {
         (Some(place), Some(existing)) => Ok(Made { device, place, api: existing.api }),
-        _ => Err(Refusal::Vanished { uuid: device }),
+        _ => Err(Refusal::Vanished { device }),
     }
 }
 
@@ -121,7 +121,7 @@ pub fn label(
         .record()
         .filter(|record| record.steps.iter().any(|entry| entry.state == State::Done && is_its(&entry.step)))
     else {
-        return Err(Refusal::Vanished { uuid: device.clone() });
+        return Err(Refusal::Vanished { device: device.clone() });
     };
     let mut plan = start::plan(means.host, &with(domain, device), record, config.labels)?;
     plan.steps.retain(|planned| planned.step.device() == device);

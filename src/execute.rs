@@ -170,7 +170,7 @@ fn perform(
             }
             match guard.claim(device, means.waits.lock)? {
                 None => Ok(()),
-                Some(owner) => Err(Refusal::ClaimedByOther { uuid: device.clone(), owner: owner.name }),
+                Some(owner) => Err(Refusal::ClaimedByOther { device: device.clone(), owner: owner.name }),
             }
         }
         Step::Use { device, place } => {
@@ -180,7 +180,7 @@ fn perform(
             // Until the claim was made, whoever made the device could take it away.
             match backend::located(means.host, device)? {
                 Some(found) if found.is_at(place) => Ok(()),
-                _ => Err(Refusal::Vanished { uuid: device.clone() }),
+                _ => Err(Refusal::Vanished { device: device.clone() }),
             }
         }
         Step::Attribute { device, name, value } => {
@@ -193,7 +193,7 @@ fn perform(
         Step::Online { device } => {
             guard.intend(step.clone(), answers)?;
             backend::set_online(means.host, device, true)
-                .map_err(|trouble| Refusal::Online { uuid: device.clone(), why: trouble.to_string() })?;
+                .map_err(|trouble| Refusal::Online { device: device.clone(), why: trouble.to_string() })?;
             guard.done();
             Ok(())
         }
@@ -238,7 +238,7 @@ fn refused_attribute(device: &DeviceId, name: &AttributeName, value: &str, troub
         Some(_) => trouble.to_string(),
         None => trouble.error.to_string(),
     };
-    Refusal::Attribute { uuid: device.clone(), attribute: name.to_string(), value: value.to_owned(), why }
+    Refusal::Attribute { device: device.clone(), attribute: name.to_string(), value: value.to_owned(), why }
 }
 
 fn claim(means: Means<'_>, guard: &mut Guard<'_>, device: &DeviceId) -> Result<(), Refusal> {
@@ -246,7 +246,7 @@ fn claim(means: Means<'_>, guard: &mut Guard<'_>, device: &DeviceId) -> Result<(
         Ok(None) => Ok(()),
         Ok(Some(owner)) => {
             guard.forget_last();
-            Err(Refusal::ClaimedByOther { uuid: device.clone(), owner: owner.name })
+            Err(Refusal::ClaimedByOther { device: device.clone(), owner: owner.name })
         }
         Err(trouble) => {
             guard.forget_last();
@@ -287,7 +287,8 @@ fn create(
             Ok(Tried::Made)
         }
         Err(trouble) => {
-            let refusal = |why| Refusal::Create { uuid: device.clone(), place: Box::new(place.clone()), why };
+            let refusal =
+                |why| Refusal::Create { device: device.clone(), place: Box::new(place.clone()), why };
             // Somebody else has made what is there since we looked (NVIDIA's for a function that has a vGPU: EPERM). After
             // any other error the kernel's mdev has made nothing, but a driver of another interface may have: then it is
             // undone with the rest.
@@ -303,8 +304,8 @@ fn create(
             }
             guard.unclaim(device)?;
             if theirs {
-                let (uuid, place) = (device.clone(), Box::new(place.clone()));
-                return Err(Refusal::MadeMeanwhile { uuid, place, why: trouble.to_string() });
+                let (device, place) = (device.clone(), Box::new(place.clone()));
+                return Err(Refusal::MadeMeanwhile { device, place, why: trouble.to_string() });
             }
             // EUSERS is the kernel's own word for it, where a driver only says how many there may be (`mdev_device_create`).
             if trouble.is(Errno::NOSPC) || trouble.is(Errno::USERS) {

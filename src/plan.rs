@@ -62,14 +62,17 @@ pub fn prepare(
     let mut taken = Taken::new();
     for (request, sight) in requests.iter().zip(&seen.sights) {
         if let Some(owner) = &sight.owner {
-            return Err(Refusal::ClaimedByOther { uuid: request.device.clone(), owner: owner.name.clone() });
+            return Err(Refusal::ClaimedByOther {
+                device: request.device.clone(),
+                owner: owner.name.clone(),
+            });
         }
         if let Some(domain) = &sight.reserved {
-            return Err(Refusal::Reserved { uuid: request.device.clone(), domain: domain.clone() });
+            return Err(Refusal::Reserved { device: request.device.clone(), domain: domain.clone() });
         }
         if let (Some(existing), Some(holder)) = (&sight.existing, &sight.holder) {
             let place = Box::new(existing.place.clone());
-            return Err(Refusal::Held { uuid: request.device.clone(), place, holder: holder.clone() });
+            return Err(Refusal::Held { device: request.device.clone(), place, holder: holder.clone() });
         }
         let kept = seen.kept.iter().find(|(device, place)| {
             *device == request.device && sight.existing.as_ref().is_some_and(|existing| existing.is_at(place))
@@ -153,7 +156,7 @@ fn found(
                 }
             };
             return Err(Refusal::OtherDevice {
-                uuid: device,
+                device,
                 place: Box::new(place),
                 wanted: format!("{}{on}", printable(&wanted.wish.to_string())),
                 maker: match (kept.is_some(), defined) {
@@ -177,7 +180,7 @@ fn found(
 fn check_model(request: &Request, place: &Place, api: &str) -> Result<(), Refusal> {
     match &request.model {
         Some(model) if !api.is_empty() && model != api => Err(Refusal::Model {
-            uuid: request.device.clone(),
+            device: request.device.clone(),
             model: model.clone(),
             kind: place.kind.clone(),
             parent: place.parent.clone(),

@@ -82,15 +82,15 @@ fn prepare_now(
         done = attempt(&mut sights);
     }
     let deadline = host.now() + means.waits.driver;
-    while let (Err(Refusal::MadeMeanwhile { uuid, .. }), true) = (&done, host.now() < deadline) {
-        await_other(host, uuid, deadline);
+    while let (Err(Refusal::MadeMeanwhile { device, .. }), true) = (&done, host.now() < deadline) {
+        await_other(host, device, deadline);
         done = attempt(&mut sights);
     }
     match done {
         // Not every driver has a word of its own for having no room.
         Err(refusal @ (Refusal::NoRoom { .. } | Refusal::ClaimedByOther { .. } | Refusal::Create { .. })) => {
             let device = match &refusal {
-                Refusal::ClaimedByOther { uuid, .. } => Some(uuid),
+                Refusal::ClaimedByOther { device, .. } => Some(device),
                 _ => None,
             };
             // What a dead start left may not stand in the way of another domain.
@@ -129,7 +129,7 @@ fn make(
     let (mut guard, undone) = undo::settle(means, &domain.uuid, sweep)?;
     undone.report();
     if let Some(left) = undone.left.into_iter().find(|left| asked.contains(&left.device)) {
-        return Err(Refusal::Remove { uuid: left.device, why: left.why.to_string() });
+        return Err(Refusal::Remove { device: left.device, why: left.why.to_string() });
     }
     let seen = see::see(host, means.records, &domain.uuid, requests, config.definitions)?;
     sights.clone_from(&seen.sights);

@@ -83,17 +83,17 @@ pub enum Refusal {
     NotOnNode { wish: TypeWish, numa: u32, elsewhere: Vec<String> },
     #[error("no room for {what} on {place}: {left}")]
     NoRoom { what: String, place: String, left: String, hint: Option<String> },
-    #[error("hostdev {uuid} has model=\"{}\", but {kind} on {parent} is {api}", printable(model))]
-    Model { uuid: DeviceId, model: String, kind: TypeId, parent: Parent, api: String },
-    #[error("device {uuid} exists already as {place}, and the domain wants {wanted}; {maker}")]
-    OtherDevice { uuid: DeviceId, place: Box<Place>, wanted: String, maker: Maker },
-    #[error("device {uuid}, {place}, is in use by {holder}")]
-    Held { uuid: DeviceId, place: Box<Place>, holder: String },
-    #[error("device {uuid} belongs to domain {}", printable(owner))]
-    ClaimedByOther { uuid: DeviceId, owner: String },
+    #[error("hostdev {device} has model=\"{}\", but {kind} on {parent} is {api}", printable(model))]
+    Model { device: DeviceId, model: String, kind: TypeId, parent: Parent, api: String },
+    #[error("device {device} exists already as {place}, and the domain wants {wanted}; {maker}")]
+    OtherDevice { device: DeviceId, place: Box<Place>, wanted: String, maker: Maker },
+    #[error("device {device}, {place}, is in use by {holder}")]
+    Held { device: DeviceId, place: Box<Place>, holder: String },
+    #[error("device {device} belongs to domain {}", printable(owner))]
+    ClaimedByOther { device: DeviceId, owner: String },
 
-    #[error("{uuid} is set aside for domain {domain}, which is about to come to this host")]
-    Reserved { uuid: DeviceId, domain: DomainUuid },
+    #[error("{device} is set aside for domain {domain}, which is about to come to this host")]
+    Reserved { device: DeviceId, domain: DomainUuid },
 
     /// What may come, and was waited for where that makes sense.
     #[error("{refusal}{}", if *waited { format!("; waited for {awaited} in vain") } else { String::new() })]
@@ -103,16 +103,16 @@ pub enum Refusal {
     #[error("the definition {path}: {bad}")]
     Definition { path: String, bad: BadDefinition },
     #[error(
-        "device {uuid} is defined by {}, and {} of their parents is on this host",
+        "device {device} is defined by {}, and {} of their parents is on this host",
         list(paths), if *there == 0 { "none" } else { "more than one" }
     )]
-    SeveralDefinitions { uuid: DeviceId, paths: Vec<String>, there: usize },
-    #[error("{refusal}; device {uuid} is defined in {path}")]
-    Defined { uuid: DeviceId, path: String, refusal: Box<Refusal> },
+    SeveralDefinitions { device: DeviceId, paths: Vec<String>, there: usize },
+    #[error("{refusal}; device {device} is defined in {path}")]
+    Defined { device: DeviceId, path: String, refusal: Box<Refusal> },
     #[error(
-        "hostdev {uuid} has managed='yes', and the device is not there, nor does the domain's metadata name it, nor has /etc/mdevctl.d a definition of it"
+        "hostdev {device} has managed='yes', and the device is not there, nor does the domain's metadata name it, nor has /etc/mdevctl.d a definition of it"
     )]
-    NothingMakesIt { uuid: DeviceId, domain: DomainUuid, alone: bool },
+    NothingMakesIt { device: DeviceId, domain: DomainUuid, alone: bool },
 
     #[error("the <seclabel model='{model}'> of the domain has the label \"{}\": {why}", printable(value))]
     Seclabel { model: &'static str, value: String, why: String },
@@ -126,20 +126,20 @@ pub enum Refusal {
     MemoryLimit { memory: u64, lockable: u64 },
 
     // What happened while doing it.
-    #[error("device {uuid} was there and has just been taken away")]
-    Vanished { uuid: DeviceId },
-    #[error("creating device {uuid} as {place}: {why}")]
-    Create { uuid: DeviceId, place: Box<Place>, why: String },
+    #[error("device {device} was there and has just been taken away")]
+    Vanished { device: DeviceId },
+    #[error("creating device {device} as {place}: {why}")]
+    Create { device: DeviceId, place: Box<Place>, why: String },
     #[error(
-        "creating device {uuid} as {place}: somebody else made a device with this uuid at the same moment: {why}"
+        "creating device {device} as {place}: somebody else made a device with this uuid at the same moment: {why}"
     )]
-    MadeMeanwhile { uuid: DeviceId, place: Box<Place>, why: String },
-    #[error("attribute {attribute}=\"{}\" of device {uuid}: {why}", printable(value))]
-    Attribute { uuid: DeviceId, attribute: String, value: String, why: String },
-    #[error("device {uuid} cannot be brought online: {why}")]
-    Online { uuid: DeviceId, why: String },
-    #[error("device {uuid} cannot be removed: {why}")]
-    Remove { uuid: DeviceId, why: String },
+    MadeMeanwhile { device: DeviceId, place: Box<Place>, why: String },
+    #[error("attribute {attribute}=\"{}\" of device {device}: {why}", printable(value))]
+    Attribute { device: DeviceId, attribute: String, value: String, why: String },
+    #[error("device {device} cannot be brought online: {why}")]
+    Online { device: DeviceId, why: String },
+    #[error("device {device} cannot be removed: {why}")]
+    Remove { device: DeviceId, why: String },
     #[error("{what}: {why}")]
     Io { what: String, why: String },
     #[error("cannot {doing}: it has not returned for {limit:?}")]
@@ -172,8 +172,8 @@ impl Refusal {
     pub fn after_waiting(self) -> Self {
         match self {
             Self::NotYet { refusal, awaited, .. } => Self::NotYet { refusal, awaited, waited: true },
-            Self::Defined { uuid, path, refusal } => {
-                Self::Defined { uuid, path, refusal: Box::new(refusal.after_waiting()) }
+            Self::Defined { device, path, refusal } => {
+                Self::Defined { device, path, refusal: Box::new(refusal.after_waiting()) }
             }
             other => other,
         }
@@ -234,13 +234,13 @@ impl Refusal {
             Self::NoArgumentsThere { .. } => {
                 Some("driver attributes are written with <attribute name=\"…\" value=\"…\"/>".to_owned())
             }
-            Self::OtherDevice { uuid, maker: Maker::EarlierRun, .. } => {
-                Some(format!("if it is not needed any more: virt-mdev release --force {uuid}"))
+            Self::OtherDevice { device, maker: Maker::EarlierRun, .. } => {
+                Some(format!("if it is not needed any more: virt-mdev release --force {device}"))
             }
-            Self::OtherDevice { uuid, place, .. } => {
+            Self::OtherDevice { device, place, .. } => {
                 let parent = &place.parent;
                 let (other, remove) = match place.backend {
-                    Backend::Mdev => ("give the domain's device another uuid", format!("echo 1 > /sys/bus/mdev/devices/{uuid}/remove")),
+                    Backend::Mdev => ("give the domain's device another uuid", format!("echo 1 > /sys/bus/mdev/devices/{device}/remove")),
                     Backend::Proposal => (
                         "give the domain's device another uuid",
                         format!("write what made it to /sys/bus/pci/devices/{parent}/mdev_destroy"),
@@ -252,7 +252,7 @@ impl Refusal {
                 };
                 Some(format!("{other}, or remove that one: {remove}"))
             }
-            Self::ClaimedByOther { uuid: DeviceId::Vf(_), .. } | Self::Held { uuid: DeviceId::Vf(_), .. } => {
+            Self::ClaimedByOther { device: DeviceId::Vf(_), .. } | Self::Held { device: DeviceId::Vf(_), .. } => {
                 Some("a virtual function belongs to one domain at a time: pass another one through".to_owned())
             }
             Self::Reserved { .. } => Some(format!(
@@ -271,19 +271,19 @@ impl Refusal {
             Self::SeveralDefinitions { there: 0, .. } => Some(
                 "is the driver of one of these parents loaded? `virt-mdev types` shows what is there".to_owned(),
             ),
-            Self::SeveralDefinitions { uuid, .. } => Some(format!(
-                "keep one of them (`mdevctl undefine --uuid {uuid} --parent PARENT` removes one), or describe the device in the domain's metadata"
+            Self::SeveralDefinitions { device, .. } => Some(format!(
+                "keep one of them (`mdevctl undefine --uuid {device} --parent PARENT` removes one), or describe the device in the domain's metadata"
             )),
             Self::Defined { refusal, .. } => refusal.hint(),
-            Self::NothingMakesIt { uuid, domain, alone } => {
-                let device = format!("device uuid=\"{uuid}\" type=\"TYPE\"/>");
+            Self::NothingMakesIt { device, domain, alone } => {
+                let element = format!("device uuid=\"{device}\" type=\"TYPE\"/>");
                 let metadata = if *alone {
-                    format!("virsh metadata {domain} urn:virt-mdev:domain:1 --config --key mdev --set '<devices><{device}</devices>'")
+                    format!("virsh metadata {domain} urn:virt-mdev:domain:1 --config --key mdev --set '<devices><{element}</devices>'")
                 } else {
-                    format!("virsh edit {domain}, and <mdev:{device} in its metadata")
+                    format!("virsh edit {domain}, and <mdev:{element} in its metadata")
                 };
                 Some(format!(
-                    "{metadata}; or mdevctl define --uuid {uuid} --parent PARENT --type TYPE; or virsh nodedev-define FILE.xml; `virt-mdev types` shows parents and types"
+                    "{metadata}; or mdevctl define --uuid {device} --parent PARENT --type TYPE; or virsh nodedev-define FILE.xml; `virt-mdev types` shows parents and types"
                 ))
             }
             Self::BeingStarted => Some("try again once it runs".to_owned()),

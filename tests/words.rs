@@ -86,8 +86,8 @@ fn entries() -> Vec<Entry> {
     }
     for (fixed, it) in whys() {
         let name = format!("Why::{}", examples::why(&it));
-        let uuid = DeviceId::parse("0000:41:00.4").unwrap();
-        entries.push(of(name, &Refusal::Remove { uuid, why: it.to_string() }, fixed));
+        let device = DeviceId::parse("0000:41:00.4").unwrap();
+        entries.push(of(name, &Refusal::Remove { device, why: it.to_string() }, fixed));
     }
     entries
 }

@@ -96,7 +96,7 @@ fn bring_up(
     }
     let (mut guard, undone) = undo::settle(means, &nobody, Sweep::of_domain(config.waits.release))?;
     if let Some(left) = undone.left.into_iter().next() {
-        return Err(Refusal::Remove { uuid: left.device, why: left.why.to_string() });
+        return Err(Refusal::Remove { device: left.device, why: left.why.to_string() });
     }
     let kind = definition.kind.as_id();
     let request = Request {
@@ -111,7 +111,9 @@ fn bring_up(
     let plan =
         plan::prepare(&nobody, &requests, &seen, config.placement).map_err(|refusal| match refusal {
             claimed @ Refusal::ClaimedByOther { .. } => claimed,
-            other => Refusal::Defined { uuid: device.clone(), path: path.clone(), refusal: Box::new(other) },
+            other => {
+                Refusal::Defined { device: device.clone(), path: path.clone(), refusal: Box::new(other) }
+            }
         })?;
     // To mdevctl a vendor's name for a type is none.
     let by_name = |step: &Step| step.place().is_some_and(|place| place.kind != kind);
@@ -120,7 +122,7 @@ fn bring_up(
         let known = backend::detect(host, parent)?.map(|backend| backend.known(host, parent));
         let known = known.transpose()?.unwrap_or_default();
         let refusal = Refusal::NoSuchType { wish, parents: vec![parent.clone()], known, meant: None };
-        return Err(Refusal::Defined { uuid: device, path, refusal: Box::new(refusal) });
+        return Err(Refusal::Defined { device, path, refusal: Box::new(refusal) });
     }
     let own = i32::try_from(std::process::id()).ok().and_then(|pid| daemon::process(host, pid));
     execute::carry_out(means, &mut guard, &format!("definition/{uuid}"), &plan, own.map(Answers::Starting))?;

@@ -24,7 +24,7 @@ pub(super) fn wanted<'a>(
             }
             Lookup::Several { paths, parents, there } => {
                 let refusal =
-                    Refusal::SeveralDefinitions { uuid: uuid(), paths: paths.clone(), there: *there };
+                    Refusal::SeveralDefinitions { device: uuid(), paths: paths.clone(), there: *there };
                 return Err(match there {
                     0 => refusal.until(Awaited::Parents(parents.clone())),
                     _ => refusal,
@@ -33,7 +33,7 @@ pub(super) fn wanted<'a>(
             // libvirt reads `managed` and does nothing about it; whoever wrote it counts on somebody who does.
             Lookup::Nowhere if request.managed => {
                 let alone = requests.iter().all(|request| request.wanted.is_none());
-                return Err(Refusal::NothingMakesIt { uuid: uuid(), domain: domain.clone(), alone });
+                return Err(Refusal::NothingMakesIt { device: uuid(), domain: domain.clone(), alone });
             }
             _ => {}
         }
@@ -65,7 +65,7 @@ pub(super) fn with_its_file(request: &Request, sight: &Sight, refusal: Refusal) 
         }
         other => return other,
     };
-    Refusal::Defined { uuid: request.device.clone(), path: path.clone(), refusal: Box::new(refusal) }
+    Refusal::Defined { device: request.device.clone(), path: path.clone(), refusal: Box::new(refusal) }
 }
 
 /// Where metadata and definition say different things of a device that is made: that the metadata holds.
