@@ -11,7 +11,7 @@ use crate::ids::{DeviceId, DomainUuid, MdevUuid, Parent, PciAddress};
 use crate::placement::{self, Taken};
 use crate::refusal::Refusal;
 use crate::seen::{Offer, Share};
-use crate::words::{list, printable};
+use crate::words::{list, nearest, printable};
 
 /// One device takes the place of another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -76,7 +76,7 @@ pub fn choose(wanted: &Wanted, here: &Functions, default: Placement) -> Result<P
             .iter()
             .flat_map(|known| known.split('"').map(str::trim))
             .filter(|name| !name.is_empty());
-        let meant = crate::refusal::nearest(&wanted.wish.to_string(), names);
+        let meant = nearest(&wanted.wish.to_string(), names);
         let (wish, parents, known) = (wanted.wish.clone(), here.cards.clone(), here.known.clone());
         return Err(Refusal::NoSuchType { wish, parents, known, meant });
     }

@@ -9,8 +9,8 @@ use toml::{Table, Value};
 
 use crate::domain::Placement;
 use crate::host::Host;
-use crate::refusal::{Refusal, nearest};
-use crate::words::printable;
+use crate::refusal::Refusal;
+use crate::words::{nearest, printable};
 
 /// Where it lies, below the host's root.
 pub const PATH: &str = "etc/virt-mdev/config.toml";

@@ -12,11 +12,11 @@ use crate::domain::{Placement, Wanted};
 use crate::ids::{DeviceId, DomainUuid};
 use crate::placement::{self, Taken};
 use crate::ready::Awaited;
-use crate::refusal::{Maker, Refusal, nearest};
+use crate::refusal::{Maker, Refusal};
 use crate::request::Request;
 use crate::seen::{Existing, Offer, Seen, Sight};
 use crate::step::{Place, Step};
-use crate::words::{list, printable};
+use crate::words::{list, nearest, printable};
 
 /// A step and why it is this one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

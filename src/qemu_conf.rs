@@ -8,7 +8,7 @@ use reader::{Setting, Value};
 
 /// What libvirt allows every domain where `cgroup_device_acl` is not set (`defaultDeviceACL`, src/qemu/qemu_cgroup.c).
 /// A path that the host does not have is harmless: libvirt passes over it.
-pub const DEFAULT_DEVICES: [&str; 8] = [
+const DEFAULT_DEVICES: [&str; 8] = [
     "/dev/null",
     "/dev/full",
     "/dev/zero",

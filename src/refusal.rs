@@ -322,28 +322,3 @@ impl Refusal {
         }
     }
 }
-
-/// The candidate that `word` was probably meant to be.
-pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
-    let word = word.to_lowercase();
-    candidates
-        .into_iter()
-        .map(|candidate| (strsim::damerau_levenshtein(&word, &candidate.to_lowercase()), candidate))
-        .min()
-        .filter(|(distance, candidate)| *distance <= candidate.chars().count() / 3)
-        .map(|(_, candidate)| candidate.to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_slip_of_the_finger_is_understood_and_another_word_is_not() {
-        let known = ["uuid", "type", "parent", "placement"];
-        assert_eq!(nearest("tpye", known).as_deref(), Some("type"));
-        assert_eq!(nearest("Parnet", known).as_deref(), Some("parent"));
-        assert_eq!(nearest("driver", known), None);
-        assert_eq!(nearest("", [""; 0]), None);
-    }
-}

@@ -77,7 +77,7 @@ pub fn judge(
 
 /// The labels of a domain, or what is wrong with them. Those that the domain's author wrote are in the XML from the
 /// beginning.
-pub fn labels(host: &Host, domain: &Domain, conf: &QemuConf) -> Result<labels::Labels, Refusal> {
+fn labels(host: &Host, domain: &Domain, conf: &QemuConf) -> Result<labels::Labels, Refusal> {
     let accounts = Accounts::new(&host.text("etc/passwd")?, &host.text("etc/group")?);
     let mut labels = labels::labels(&domain.seclabels, conf, &accounts)?;
     if let Some(profile) = labels.profile.as_ref().filter(|profile| !profile.is_of(&domain.uuid)) {
@@ -92,7 +92,7 @@ pub fn labels(host: &Host, domain: &Domain, conf: &QemuConf) -> Result<labels::L
 
 /// libvirt's configuration of QEMU. One that libvirt would not start with is no reason to stop a domain that says itself
 /// what it needs.
-pub fn conf(host: &Host, domain: &Domain) -> Result<QemuConf, Refusal> {
+fn conf(host: &Host, domain: &Domain) -> Result<QemuConf, Refusal> {
     match QemuConf::parse(&host.text(QEMU_CONF)?) {
         Err(why) if domain.sysfsdevs.is_empty() && labels::names_an_owner(&domain.seclabels) => {
             log::warn!("/{QEMU_CONF}: {why}; the defaults hold");

@@ -114,9 +114,8 @@ pub(super) fn attach(host: &Host, arguments: &Attach) -> Result<String, Failure>
     };
     let request =
         Request { wanted: Some(as_of(wanted, &device)), device, model: None, opened: true, managed: false };
-    let own = i32::try_from(std::process::id()).ok().and_then(|pid| daemon::process(host, pid));
-    let own =
-        own.ok_or_else(|| Failure::new("cannot find this very process in /proc").hint("is /proc mounted?"))?;
+    let own = daemon::own(host)
+        .ok_or_else(|| Failure::new("cannot find this very process in /proc").hint("is /proc mounted?"))?;
     let _heir = Heir::appoint(&domain.uuid)?;
     // Before the device is, so that nothing is missed. A virtual function has had its node since its driver was bound.
     let is_new = matches!(request.device, DeviceId::Mdev(_));

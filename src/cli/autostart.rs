@@ -124,7 +124,7 @@ fn bring_up(
         let refusal = Refusal::NoSuchType { wish, parents: vec![parent.clone()], known, meant: None };
         return Err(Refusal::Defined { device, path, refusal: Box::new(refusal) });
     }
-    let own = i32::try_from(std::process::id()).ok().and_then(|pid| daemon::process(host, pid));
+    let own = daemon::own(host);
     execute::carry_out(means, &mut guard, &format!("definition/{uuid}"), &plan, own.map(Answers::Starting))?;
     guard.give_away(&device)?;
     Ok(Some(format!("started {device} on {parent}")))

@@ -11,10 +11,10 @@ use crate::ids::{AttributeName, DeviceId, DomainUuid, Malformed, MdevUuid, Paren
 use crate::placement::{self, Taken};
 use crate::plan;
 use crate::record::Records;
-use crate::refusal::{Refusal, nearest};
+use crate::refusal::Refusal;
 use crate::request::Request;
 use crate::seen::{Offer, Share, Sight};
-use crate::words::{list, printable};
+use crate::words::{list, nearest, printable};
 
 /// The API of nearly all types; also where a driver does not say.
 pub(super) const USUAL_API: &str = "vfio-pci";

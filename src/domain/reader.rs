@@ -10,7 +10,8 @@ use super::hostdev::{Arguments, Hostdev, hostdev, pci_address};
 use super::wanted::{Given, value};
 use super::{Domain, MdevHostdev, NAMESPACE, PciHostdev, Seclabel, Wanted};
 use crate::ids::{DomainUuid, MdevUuid};
-use crate::refusal::{Refusal, nearest};
+use crate::refusal::Refusal;
+use crate::words::nearest;
 
 /// libvirt's own limit on the XML that its clients may send (`REMOTE_STRING_MAX`), in bytes.
 pub const MAX_XML: usize = 4 * 1024 * 1024;

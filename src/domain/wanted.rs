@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{AttributeName, MdevUuid, Parent, TypeWish};
-use crate::refusal::{Refusal, nearest};
-use crate::words::printable;
+use crate::refusal::Refusal;
+use crate::words::{nearest, printable};
 
 /// A `<device>` of our metadata.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -33,6 +33,11 @@ pub fn process(host: &Host, pid: i32) -> Option<Process> {
     Some(Process { pid, start_time: start_time(host, pid)? })
 }
 
+/// This process.
+pub fn own(host: &Host) -> Option<Process> {
+    i32::try_from(std::process::id()).ok().and_then(|pid| process(host, pid))
+}
+
 /// Whether this very process still runs.
 pub fn is_alive(host: &Host, process: Process) -> bool {
     start_time(host, process.pid) == Some(process.start_time)

@@ -3,11 +3,11 @@
 use crate::domain::Wanted;
 use crate::ids::DomainUuid;
 use crate::ready::Awaited;
-use crate::refusal::{Refusal, nearest};
+use crate::refusal::Refusal;
 use crate::request::Request;
 use crate::seen::{Defined, Lookup, Sight};
 use crate::step::Step;
-use crate::words::{list, printable};
+use crate::words::{list, nearest, printable};
 
 /// What a device that is not there is to be. `None`: nobody says, and libvirt will miss it in its own words.
 pub(super) fn wanted<'a>(
