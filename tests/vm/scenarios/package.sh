@@ -20,7 +20,7 @@ listing() {
     find / \( -path /proc -o -path /sys -o -path /dev -o -path /share -o -path /root -o -path /tmp \
         -o -path /var/tmp -o -path /var/lib/dpkg -o -path /var/lib/apt -o -path /var/cache/apt \
         -o -path /var/lib/systemd -o -path /var/log -o -path /run/systemd -o -path /run/udev \
-        -o -path /run/libvirt -o -path /var/lib/libvirt -o -path /var/cache/libvirt \
+        -o -path /run/libvirt -o -path /run/virtlogd.pid -o -path /var/lib/libvirt -o -path /var/cache/libvirt \
         -o -path /run/log -o -path '/run/virt-mdev-test*' -o -path '/etc/apparmor.d/libvirt/*' -o -path /etc/libvirt/qemu \
         -o -path /var/cache/ldconfig -o -path /run/lock -o -path /run/user \) -prune \
         -o -printf '%p %M %U:%G %l\n' | sort
