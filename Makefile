@@ -108,7 +108,8 @@ soak: package deps-vm ## random kills, starts and stops, migrations, on real hos
 DEMO = cd tests/demo && ../emulator/target/release/virt-mdev-emulator --host ../emulator/hosts/mixed.toml -- ./show $(abspath $(BUILT))
 test-emulator: build deps-emulator ## the emulated host's own tests, and the programs on it
 	VIRT_MDEV_BUILT=$(abspath $(BUILT)) $(EMULATOR_CARGO) test $(EMULATOR) --release --locked --quiet
-	@$(DEMO) >/dev/null && echo "demo: as it should be"
+	@($(DEMO)) >target/demo.log 2>&1 || { cat target/demo.log; exit 1; }
+	@echo "demo: as it should be"
 
 # Times are ratios between programs that run in turns; the counts alone are also a test of make test-emulator.
 bench: build deps-emulator ## what the programs cost, beside mdevctl and other hooks: a table, and target/bench.json (CHECK=1: judged)

@@ -14,7 +14,7 @@ use crate::plan::{self, Plan};
 use crate::reap;
 use crate::record::{Answers, Guard, State};
 use crate::refusal::Refusal;
-use crate::request::{Request, function_has};
+use crate::request::{Request, check_attributes};
 use crate::seen::Sight;
 use crate::start;
 use crate::step::{Place, Step};
@@ -40,7 +40,7 @@ pub fn make(
     answers: Answers,
 ) -> Result<Made, Refusal> {
     if let (DeviceId::Vf(_), Some(wanted)) = (&request.device, &request.wanted) {
-        function_has(wanted)?;
+        check_attributes(wanted)?;
     }
     let attempt = |sights: &mut _| make_now(means, config, domain, request, answers, sights);
     let mut sights = Vec::new();

@@ -108,8 +108,12 @@ fn prepare_now(
 /// is shown once that is through (`mdev_device_create`).
 fn await_other(host: &Host, device: &DeviceId, deadline: Duration) {
     let until = deadline.min(host.now() + TRY_AGAIN);
-    while host.now() < until && !matches!(backend::located(host, device), Ok(Some(_))) {
+    // At least once, whatever is seen: nobody is asked without a pause.
+    loop {
         host.machine().sleep(LOOK_AGAIN);
+        if host.now() >= until || matches!(backend::located(host, device), Ok(Some(_))) {
+            return;
+        }
     }
 }
 

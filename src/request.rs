@@ -150,12 +150,12 @@ fn function_of<'a>(
     if found.managed {
         return Err(Refusal::ManagedFunction { address: found.address.to_string() });
     }
-    function_has(wanted).map(|()| found)
+    check_attributes(wanted).map(|()| found)
 }
 
 /// Refuses attributes of a virtual function that are not the vGPU's: beside the vendor's lie the PCI function's own, reset,
 /// config, sriov_numvfs.
-pub fn function_has(wanted: &Wanted) -> Result<(), Refusal> {
+pub fn check_attributes(wanted: &Wanted) -> Result<(), Refusal> {
     let foreign = |name: &str| !name.starts_with(nvidia::ATTRIBUTES) || name == nvidia::CURRENT;
     match wanted.attributes.iter().find(|attribute| foreign(&attribute.name.to_string())) {
         Some(attribute) => Err(Refusal::BadValue {

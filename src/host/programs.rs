@@ -31,7 +31,7 @@ pub fn load_module(module: &str) -> Result<(), Trouble> {
         .map_err(|error| Trouble { doing: format!("load the module {module}"), error })
 }
 
-/// An error with the last line that a program complained in, or with its exit status.
+/// An error with the last line that a program complained in, or with its exit status; of `apparmor_parser`, too.
 pub(super) fn succeeded(output: &Output) -> io::Result<()> {
     if output.status.success() {
         return Ok(());

@@ -373,9 +373,6 @@ impl Sim {
         let done = match step {
             Step::Destroy { device, place } => backend::destroy(&host, device, place),
             Step::Offline { device } => backend::set_online(&host, device, false),
-            Step::Attribute { device, name, value, .. } => {
-                backend::write_attribute(&host, device, name, value).map(drop)
-            }
             other => panic!("{other} is not for a child"),
         };
         *self = inner.sim.take();
