@@ -1,5 +1,5 @@
-# Where this machine gets Debian packages from, for roots of other suites. Sourced by tests/vm/image, packaging/deb-in and
-# packaging/readme-in.
+# Where this machine gets Debian packages from, for roots of other suites. Sourced by tests/vm/image, tests/vm/virtqemud,
+# packaging/deb-in and packaging/readme-in.
 # shellcheck shell=bash
 
 # archive SUITE: the first Debian archive that this machine's own apt knows, as a line for sources.list. Nothing where
@@ -39,14 +39,27 @@ apt_options() {
         grep -E '^Acquire::(https?|ftp|Check-|Retries|ForceIPv|Queue-Mode)[^ ]* ".+";$' || true
 }
 
+# mmdebstrap, which makes a minimal Debian. It hands pipes to shells by number, and dash knows none above 9: so it gets no
+# descriptor of ours but the first three. Whoever sources this says in as_root how to become root.
+minimal_debian() { # ARGUMENT... SUITE DIRECTORY [SOURCES...]
+    (
+        for path in /proc/self/fd/*; do
+            number=${path##*/}
+            # Those above do not matter: what it opens gets the lowest numbers that are free.
+            [[ $number -le 2 || $number -gt 9 ]] || exec {number}>&-
+        done
+        # shellcheck disable=SC2154 # see above
+        exec "${as_root[@]}" mmdebstrap --mode=root --variant=minbase "$@"
+    )
+}
+
 # make_debian_root SUITE WORK PACKAGES [OPTION...]: a minimal Debian in WORK/root with PACKAGES ("a,b") and mmdebstrap's
-# OPTIONs; the log beside it is shown if it fails. Whoever sources this says in as_root how to become root.
+# OPTIONs; the log beside it is shown if it fails.
 make_debian_root() {
     local suite=$1 work=$2 packages=$3 sources
     sources=$(archive "$suite")
     apt_options >"$work/apt.conf"
-    # shellcheck disable=SC2154 # see above
-    "${as_root[@]}" mmdebstrap --mode=root --variant=minbase --include="$packages" --aptopt="$work/apt.conf" "${@:4}" \
+    minimal_debian --include="$packages" --aptopt="$work/apt.conf" "${@:4}" \
         "$suite" "$work/root" ${sources:+"$sources"} >"$work/log" 2>&1 || {
         tail -n 30 "$work/log" >&2
         return 1
