@@ -34,7 +34,7 @@ destroy vm1
 step "a daemon that was started without a hook"
 mv "$link" /run/virt-mdev-test.link
 systemctl restart "$daemon.service"
-finds "libvirt does not call virt-mdev: $link is not there" "ln -sf /usr/bin/virt-mdev-hook $link"
+finds "libvirt does not call virt-mdev: $link is not there" "ln -sfT /usr/bin/virt-mdev-hook $link"
 mv /run/virt-mdev-test.link "$link"
 touch -h "$link"
 finds "$daemon was started before there was a hook" "systemctl kill --signal=HUP --kill-whom=main $daemon && touch /run/virt-mdev.told"
