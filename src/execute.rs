@@ -12,13 +12,6 @@ use crate::record::{Answers, Guard, Phase, Records, State};
 use crate::refusal::Refusal;
 use crate::step::{Place, Step};
 use crate::undo::{self, Back};
-use crate::words::errno;
-
-impl From<Trouble> for Refusal {
-    fn from(trouble: Trouble) -> Self {
-        Self::Io { what: format!("cannot {}", trouble.doing), why: errno(&trouble.error) }
-    }
-}
 
 /// What steps need besides themselves.
 #[derive(Debug, Clone, Copy)]

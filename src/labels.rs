@@ -11,10 +11,9 @@ use crate::accounts::Accounts;
 use crate::domain::{Domain, Seclabel};
 use crate::ids::{Context, DeviceId, Node, Profile};
 use crate::plan::{Plan, Planned};
-use crate::qemu_conf::QemuConf;
+use crate::qemu_conf::{self, QemuConf};
 use crate::record::Entry;
 use crate::refusal::Refusal;
-use crate::startable::QEMU_CONF;
 use crate::step::Step;
 use crate::words::printable;
 
@@ -195,7 +194,7 @@ fn owner(label: &str, accounts: &Accounts) -> Result<Owner, Refusal> {
 /// User and group stand in `qemu.conf` or are built into libvirt, each by itself.
 fn default_owner(conf: &QemuConf, accounts: &Accounts) -> Result<Owner, Refusal> {
     let bad = |key: &str, value: &str, why: String| Refusal::Config {
-        path: format!("/{QEMU_CONF}"),
+        path: format!("/{}", qemu_conf::PATH),
         why: format!("{key} = \"{}\": the {key} {why}", printable(value)),
     };
     let built_in = built_in(accounts);

@@ -6,6 +6,9 @@ use std::collections::HashSet;
 
 use reader::{Setting, Value};
 
+/// Where it lies, below the host's root.
+pub const PATH: &str = "etc/libvirt/qemu.conf";
+
 /// What libvirt allows every domain where `cgroup_device_acl` is not set (`defaultDeviceACL`, src/qemu/qemu_cgroup.c).
 /// A path that the host does not have is harmless: libvirt passes over it.
 const DEFAULT_DEVICES: [&str; 8] = [

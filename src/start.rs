@@ -10,10 +10,10 @@ use crate::host::{Host, daemon, node};
 use crate::ids::{DeviceId, Node};
 use crate::labels::{self, Carrying};
 use crate::plan::Plan;
-use crate::qemu_conf::QemuConf;
+use crate::qemu_conf::{self, QemuConf};
 use crate::record::{Phase, Record, Records, State};
 use crate::refusal::Refusal;
-use crate::startable::{self, QEMU_CONF};
+use crate::startable;
 
 /// There where SELinux is loaded, enforcing or not (`is_selinux_enabled`).
 const SELINUX: &str = "sys/fs/selinux/enforce";
@@ -93,11 +93,11 @@ fn labels(host: &Host, domain: &Domain, conf: &QemuConf) -> Result<labels::Label
 /// libvirt's configuration of QEMU. One that libvirt would not start with is no reason to stop a domain that says itself
 /// what it needs.
 fn conf(host: &Host, domain: &Domain) -> Result<QemuConf, Refusal> {
-    match QemuConf::parse(&host.text(QEMU_CONF)?) {
+    match QemuConf::parse(&host.text(qemu_conf::PATH)?) {
         Err(why) if domain.sysfsdevs.is_empty() && labels::names_an_owner(&domain.seclabels) => {
-            log::warn!("/{QEMU_CONF}: {why}; the defaults hold");
+            log::warn!("/{}: {why}; the defaults hold", qemu_conf::PATH);
             Ok(QemuConf::default())
         }
-        parsed => parsed.map_err(|why| Refusal::Config { path: format!("/{QEMU_CONF}"), why }),
+        parsed => parsed.map_err(|why| Refusal::Config { path: format!("/{}", qemu_conf::PATH), why }),
     }
 }

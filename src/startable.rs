@@ -7,9 +7,6 @@ use crate::ids::Node;
 use crate::qemu_conf::QemuConf;
 use crate::refusal::Refusal;
 
-/// Where libvirt's configuration of QEMU lies, below the host's root.
-pub const QEMU_CONF: &str = "etc/libvirt/qemu.conf";
-
 /// Judges the nodes of such devices. `lockable`: how much memory QEMU may lock, in KiB, where that is known.
 pub fn judge(domain: &Domain, nodes: &[Node], conf: &QemuConf, lockable: Option<u64>) -> Result<(), Refusal> {
     let paths: Vec<String> = nodes.iter().map(|node| format!("/dev/{node}")).collect();

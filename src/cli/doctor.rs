@@ -13,8 +13,7 @@ use crate::config::Config;
 use crate::host::libvirt::{self, Daemon};
 use crate::host::{Host, Trouble, definitions, programs};
 use crate::ids::MdevUuid;
-use crate::qemu_conf::QemuConf;
-use crate::startable::QEMU_CONF;
+use crate::qemu_conf::{self, QemuConf};
 
 /// What `--fix` can do about a finding: nothing that a running domain, or anybody else's work, would notice.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,11 +137,11 @@ fn look(host: &Host) -> Result<Vec<Finding>, Trouble> {
             "set it to true, unless that is what you want",
         ));
     }
-    let conf = match QemuConf::parse(&host.text(QEMU_CONF)?) {
+    let conf = match QemuConf::parse(&host.text(qemu_conf::PATH)?) {
         Ok(conf) => conf,
         Err(why) => {
             findings.push(Finding::new(
-                format!("/{QEMU_CONF}: {why}"),
+                format!("/{}: {why}", qemu_conf::PATH),
                 "neither libvirt nor virt-mdev knows what QEMU is to run as",
                 "correct that line",
             ));

@@ -1,7 +1,5 @@
 //! Our own elements in `<metadata>`. A typo must not become a default, so what is not known here is refused by name.
 
-use serde::{Deserialize, Serialize};
-
 use crate::ids::{AttributeName, MdevUuid, Parent, TypeWish};
 use crate::refusal::Refusal;
 use crate::words::{nearest, printable};
@@ -31,7 +29,7 @@ pub struct Wanted {
 }
 
 /// One driver attribute and what is written into it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attribute {
     /// Relative to the device's directory.
     pub name: AttributeName,
@@ -53,8 +51,7 @@ impl Attribute {
 }
 
 /// Which of the parents that have room.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placement {
     /// The fullest card that fits, so that others stay free for large types.
     Pack,

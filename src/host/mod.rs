@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::words::printable;
+use crate::refusal::Refusal;
+use crate::words::{errno, printable};
 
 pub mod child;
 pub mod daemon;
@@ -98,7 +99,7 @@ fn writing(data: &[u8]) -> String {
 /// What went wrong with a file, in the words that the user sees: `cannot write "x" to /sys/…: Invalid argument
 /// (EINVAL, 22)`.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {doing}: {}", crate::words::errno(error))]
+#[error("cannot {doing}: {}", errno(error))]
 pub struct Trouble {
     /// Verb, data and path.
     pub doing: String,
@@ -116,5 +117,11 @@ impl Trouble {
     /// Whether the kernel's answer was this one.
     pub fn is(&self, errno: rustix::io::Errno) -> bool {
         self.error.raw_os_error() == Some(errno.raw_os_error())
+    }
+}
+
+impl From<Trouble> for Refusal {
+    fn from(trouble: Trouble) -> Self {
+        Self::Io { what: format!("cannot {}", trouble.doing), why: errno(&trouble.error) }
     }
 }

@@ -27,11 +27,6 @@ impl Guard<'_> {
         self.record.as_ref()
     }
 
-    /// The domain.
-    pub fn domain(&self) -> &DomainUuid {
-        &self.uuid
-    }
-
     /// The steps; none without a record.
     pub fn steps(&self) -> &[Entry] {
         self.record.as_ref().map_or(&[], |record| &record.steps)

@@ -10,11 +10,11 @@ use crate::domain::Domain;
 use crate::host::{Host, Trouble, daemon, libvirt, node, see};
 use crate::ids::{DeviceId, MdevUuid, Node};
 use crate::plan;
-use crate::qemu_conf::QemuConf;
+use crate::qemu_conf::{self, QemuConf};
 use crate::record::Records;
 use crate::refusal::Refusal;
 use crate::request::requests;
-use crate::startable::{self, QEMU_CONF};
+use crate::startable;
 use crate::words::{for_shell, list, printable};
 
 const REFUSED: &str = "its start would be refused";
@@ -59,7 +59,7 @@ fn of(name: &str, refusal: &Refusal, otherwise: &str) -> Finding {
     // The lines of the fix stand alone, to be copied.
     let fix = match refusal {
         Refusal::NotInNamespace { verb, lines, .. } => {
-            format!("{verb} /{QEMU_CONF}, and restart libvirt's daemon:\n{lines}")
+            format!("{verb} /{}, and restart libvirt's daemon:\n{lines}", qemu_conf::PATH)
         }
         refusal => refusal.hint().unwrap_or_else(|| otherwise.to_owned()),
     };
@@ -103,8 +103,7 @@ fn unmakable(host: &Host, config: &Config, domain: &Domain) -> Option<Refusal> {
         Ok(requests) => requests,
         Err(refusal) => return Some(refusal),
     };
-    let seen = see::see(host, &Records::new(host), &domain.uuid, &requests, config.definitions);
-    let seen = match seen {
+    let seen = match see::see(host, &Records::new(host), &domain.uuid, &requests, config.definitions) {
         Ok(seen) => seen,
         Err(trouble) => return Some(trouble.into()),
     };
