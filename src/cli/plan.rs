@@ -53,6 +53,7 @@ pub fn text(host: &Host, event: Event, xml: &[u8], json: bool) -> Result<String,
 }
 
 fn answer(host: &Host, event: Event, xml: &[u8]) -> Result<Answer, Failure> {
+    let host = &host.looking();
     let records = Records::new(host);
     let mut changes = None;
     let (domain, plan) = match event.action() {

@@ -43,6 +43,9 @@ fn group(host: &Host, device: &DeviceId) -> Result<Option<String>, Trouble> {
 /// a second), also while its device is open by way of `/dev/vfio/devices`; so opening it and closing it at once
 /// tells, and asks nothing of the driver. A kernel without group nodes leaves only the walk through `/proc`.
 pub fn is_held(host: &Host, device: &DeviceId) -> Result<bool, Trouble> {
+    if !host.opens {
+        return Ok(holder(host, device).is_some());
+    }
     // A kernel without groups has the device's own node alone.
     let Some(group) = group(host, device)? else { return Ok(holder(host, device).is_some()) };
     let node = host.path(&format!("dev/vfio/{group}"));

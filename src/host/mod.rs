@@ -36,6 +36,8 @@ const MAX_READ: u64 = 64 * 1024;
 pub struct Host {
     root: PathBuf,
     machine: Arc<dyn Machine>,
+    /// Whether a node may be opened to see whether somebody has it.
+    opens: bool,
 }
 
 impl Host {
@@ -46,12 +48,18 @@ impl Host {
 
     /// A machine whose `/sys`, `/run`, `/etc`, `/dev` and `/proc` lie in a directory.
     pub fn at(root: &Path) -> Self {
-        Self { root: root.to_owned(), machine: Arc::new(machine::Real::default()) }
+        Self { root: root.to_owned(), machine: Arc::new(machine::Real::default()), opens: true }
     }
 
     /// Another machine than this one, as in a test.
     pub fn on(machine: impl Machine + 'static) -> Self {
-        Self { root: PathBuf::from("/"), machine: Arc::new(machine) }
+        Self { root: PathBuf::from("/"), machine: Arc::new(machine), opens: true }
+    }
+
+    /// The same machine for who only looks, without a domain's lock: no node is opened, since a QEMU that is about to
+    /// open it would find it taken.
+    pub fn looking(&self) -> Self {
+        Self { opens: false, ..self.clone() }
     }
 
     /// `relative` on this machine.
@@ -63,7 +71,7 @@ impl Host {
     /// comes in its place, this one shows nothing any more.
     pub fn near(&self, directory: &str) -> Self {
         let machine = self.machine.near(&self.path(directory)).unwrap_or_else(|| Arc::clone(&self.machine));
-        Self { root: self.root.clone(), machine }
+        Self { root: self.root.clone(), machine, opens: self.opens }
     }
 
     /// What the machine can be asked.

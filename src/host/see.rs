@@ -25,12 +25,15 @@ pub fn see(
     let mut seen = Seen { sights: Vec::new(), kept: kept(records, domain) };
     for (at, request) in requests.iter().enumerate() {
         let existing = backend::existing(host, &request.device)?;
-        let owner = records.owner(&request.device)?.filter(|owner| owner.uuid != *domain);
+        let owner = records.owner(&request.device)?;
         // Nobody looks at the node of another domain's device: its QEMU may be about to open it, and would find it taken.
+        // Who only looks is not told that the domain has its own device.
         let holder = match (&existing, &owner) {
             (Some(_), None) => held(host, &request.device)?,
+            (Some(_), Some(owner)) if owner.uuid == *domain && host.opens => held(host, &request.device)?,
             _ => None,
         };
+        let owner = owner.filter(|owner| owner.uuid != *domain);
         let sight = Sight {
             defined: existing.as_ref().is_some_and(|found| is_defined(host, found, &request.device)),
             definition: match (&request.device, &existing) {

@@ -103,10 +103,11 @@ fn unmakable(host: &Host, config: &Config, domain: &Domain) -> Option<Refusal> {
         Ok(requests) => requests,
         Err(refusal) => return Some(refusal),
     };
-    let seen = match see::see(host, &Records::new(host), &domain.uuid, &requests, config.definitions) {
-        Ok(seen) => seen,
-        Err(trouble) => return Some(trouble.into()),
-    };
+    let seen =
+        match see::see(&host.looking(), &Records::new(host), &domain.uuid, &requests, config.definitions) {
+            Ok(seen) => seen,
+            Err(trouble) => return Some(trouble.into()),
+        };
     requests.iter().zip(&seen.sights).find_map(|(request, sight)| {
         let wanted = sight.wanted(request).filter(|_| sight.existing.is_none())?;
         match plan::fitting(request, wanted, sight) {
