@@ -200,12 +200,19 @@ pub(super) fn rows(host: &Host) -> Result<Vec<Row>, Failure> {
     Ok(rows.into_values().collect())
 }
 
+/// For whoever may not look: a device that cannot be looked at passes for one that is in use.
+pub(super) fn warn_without_root() {
+    if !rustix::process::geteuid().is_root() {
+        log::warn!(
+            "not root: who has a device open cannot be told, so that an orphan may pass for one in use"
+        );
+    }
+}
+
 pub(super) fn run(host: &Host, terminal: Terminal, form: Form) -> Result<String, Failure> {
     let rows = rows(host)?;
-    if !rustix::process::geteuid().is_root() && rows.iter().any(|row| row.domain.is_some()) {
-        log::warn!(
-            "not root: who has a device open cannot be told, so that an orphan may be shown as present"
-        );
+    if rows.iter().any(|row| row.domain.is_some()) {
+        warn_without_root();
     }
     Ok(match form {
         Form::Json => return to_json(&rows),

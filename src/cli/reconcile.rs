@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use super::Failure;
+use super::list::warn_without_root;
 use crate::config::Config;
 use crate::execute::Means;
 use crate::host::Host;
@@ -40,7 +41,11 @@ pub fn run(host: &Host, dry_run: bool, quiet: bool) -> Result<String, Failure> {
     let means = Means { host, records: &records, waits: Config::load_or_default(host).waits };
     let mut said = String::new();
     let mut failed = 0;
-    for domain in records.domains()? {
+    let domains = records.domains()?;
+    if dry_run && !domains.is_empty() {
+        warn_without_root();
+    }
+    for domain in domains {
         let read = records.read(&domain);
         if let (true, Err(trouble)) = (dry_run, &read) {
             let _ = writeln!(said, "{domain}: would set its record aside: {trouble}");
