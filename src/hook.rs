@@ -81,7 +81,7 @@ fn refuse(call: &Call, refusal: &Refusal) {
     }
 }
 
-/// The one place outside `src/cli` that prints for people: libvirt shows this to the user of `virsh`.
+/// The one place outside `src/cli` that tells people: libvirt shows this to the user of `virsh`.
 fn show(name: &str, refusal: &Refusal) {
     // Nobody reads it: nothing to do about that.
     let mut stderr = io::stderr().lock();
@@ -259,8 +259,12 @@ fn whose(records: &Records, name: &str, xml: &[u8]) -> Option<DomainUuid> {
 fn follow(host: &Host, call: &Call) -> Result<(), Refusal> {
     let records = Records::new(host);
     let Some(domain) = whose(&records, &call.name, &read_stdin(MAX_SCAN)) else { return Ok(()) };
-    let waits = Config::load_or_default(host).waits;
-    runs(Means { host, records: &records, waits }, &domain)
+    let noted = |config: Config| runs(Means { host, records: &records, waits: config.waits }, &domain);
+    match records.read(&domain) {
+        Ok(_) => noted(Config::load_or_default(host)),
+        // It is set aside, which the journal is told.
+        Err(_) => forgiving(host, call, noted),
+    }
 }
 
 /// Notes in the record of `domain` that it runs.

@@ -41,7 +41,7 @@ use crate::host::{Host, Kind, Lock, Trouble};
 use crate::ids::{DeviceId, DomainUuid};
 use crate::words::printable;
 
-/// Version of the record's format. A record of another version is set aside and never guessed at.
+/// Version of the record's format. A record of a newer one, or of none that is known, is set aside and never guessed at.
 pub const VERSION: u32 = 1;
 
 const BASE: &str = "run/virt-mdev";
@@ -240,8 +240,11 @@ impl Records {
         if matches!(self.host.machine().kind(path), Ok(Some(Kind::Directory))) {
             return Ok(());
         }
-        match self.host.machine().make_directory(path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+        let made = self.host.machine().make_directory(path);
+        // Somebody else's first domain comes at the same time; a link in its place would lead elsewhere.
+        let is_there = || matches!(self.host.machine().kind(path), Ok(Some(Kind::Directory)));
+        match made {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists || !is_there() => {
                 Err(Trouble::new("make the directory", path, error))
             }
             _ => Ok(()),
