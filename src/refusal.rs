@@ -83,7 +83,11 @@ pub enum Refusal {
     NotOnNode { wish: TypeWish, numa: u32, elsewhere: Vec<String> },
     #[error("no room for {what} on {place}: {left}")]
     NoRoom { what: String, place: String, left: String, hint: Option<String> },
-    #[error("hostdev {device} has model=\"{}\", but {kind} on {parent} is {api}", printable(model))]
+    #[error(
+        "hostdev {device} has model=\"{}\", but {kind} on {parent} is {}",
+        printable(model),
+        printable(api)
+    )]
     Model { device: DeviceId, model: String, kind: TypeId, parent: Parent, api: String },
     #[error("device {device} exists already as {place}, and the domain wants {wanted}; {maker}")]
     OtherDevice { device: DeviceId, place: Box<Place>, wanted: String, maker: Maker },
@@ -227,7 +231,7 @@ impl Refusal {
                 Some("stop a domain that has one, or remove a device that nobody needs: `virt-mdev list` shows them".to_owned())
             }
             Self::NoRoom { hint, .. } => hint.clone(),
-            Self::Model { api, .. } => Some(format!("write model='{api}' in the <hostdev>")),
+            Self::Model { api, .. } => Some(format!("write model='{}' in the <hostdev>", printable(api))),
             Self::NoUuidThere { parent, .. } => Some(format!(
                 "leave uuid=\"…\" out, and pass the function through: <hostdev type='pci' managed='no'> with the address {parent}"
             )),
