@@ -9,6 +9,8 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_no_new_privs};
+
 use crate::autostart;
 use crate::backend::nvidia;
 use crate::host::{Host, Trouble, journal, node};
@@ -44,6 +46,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         return arrived(&host, &variable("DEVPATH"), &variable("MDEV_STATE"));
     }
     if args.iter().any(|arg| arg == "--gone") {
+        keep_only(CapabilitySet::empty());
         return gone(&host, &variable("DEVPATH"));
     }
     let Some(event) = Event::parse(&variable("ACTION"), &variable("SUBSYSTEM"), &variable("DEVPATH")) else {
@@ -51,16 +54,28 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     };
     let domain = variable(DOMAIN);
     let done = if args.iter().any(|arg| arg == "--apply") {
+        // An owner, a mode, and a context: SELinux asks for FOWNER, a kernel without it for SYS_ADMIN.
+        keep_only(CapabilitySet::CHOWN | CapabilitySet::FOWNER | CapabilitySet::SYS_ADMIN);
         // Told only of a node that a domain had a moment ago: whoever has none costs nothing.
         if !domain.is_empty() {
             journal::start(&domain);
         }
         apply(&host, &event, &Given::parse(&variable(CONTEXT), &variable(WAS)), LIMIT)
     } else {
+        keep_only(CapabilitySet::empty());
         // Nobody reads it: nothing to do about that.
         properties(&host, &event).map(|text| drop(io::stdout().lock().write_all(text.as_bytes())))
     };
     ended(&domain, &format!("/dev/{}", event.node), done)
+}
+
+/// Gives up what root can do beyond owning files, but for `needed`.
+fn keep_only(needed: CapabilitySet) {
+    // Whoever cannot give it up has little to give up.
+    let permitted = capabilities(None).map_or(needed, |has| has.permitted & needed);
+    let sets = CapabilitySets { effective: permitted, permitted, inheritable: CapabilitySet::empty() };
+    let _ = set_capabilities(None, sets);
+    let _ = set_no_new_privs(true);
 }
 
 /// A device has come that a start may have waited for in vain: the next start waits anew for what is still missing.
