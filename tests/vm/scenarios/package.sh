@@ -87,6 +87,9 @@ equal "units enabled" $'enabled\nenabled' "$(systemctl is-enabled "${units[@]}")
 equal "the timer" active "$(systemctl is-active virt-mdev-reconcile.timer)"
 # The host has no man to look the documentation up with.
 equal "what systemd-analyze says of the units" '' "$(systemd-analyze --man=no verify "${units[@]}" virt-mdev-autostart@mtty.service 2>&1)"
+# Out of 10.0; what stands in the units says why it is not less.
+systemd-analyze --no-pager security --threshold=55 virt-mdev-reconcile.service virt-mdev-autostart@mtty.service >/dev/null ||
+    fail "systemd-analyze security: expected an exposure of at most 5.5 of each unit"
 # Locked up as it is, it sees that somebody else has the device open, who that is, and can remove it.
 orphan
 reconcile_unit "left $device" "in use by perl (pid $holder)"
