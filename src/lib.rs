@@ -5,8 +5,8 @@
 //! argv + XML ──► Event, Domain ──► Requests ──► Plan (Steps) ──► execute ──► Record
 //! ```
 //!
-//! The modules stand in the order of that flow. Everything up to [`plan`] is pure; [`step::Step`] is the only thing
-//! that passes from thought to effect; effects live in [`host`], the [`record`] and the doors.
+//! Everything up to [`plan`] is pure; [`step::Step`] is the only thing that passes from thought to effect; effects live in
+//! [`host`], the [`record`] and the doors. Below stand what all use, what the flow is made of, and the doors.
 
 pub mod ids;
 pub mod refusal;
