@@ -11,6 +11,7 @@ use crate::backend::nvidia;
 use crate::domain::{self, Domain, MAX_XML};
 use crate::event::{Action, Event};
 use crate::host::{Host, see};
+use crate::ids::DeviceId;
 use crate::plan::{self, Plan, Planned};
 use crate::record::{Named, Phase, Records, State};
 use crate::refusal::Refusal;
@@ -72,9 +73,13 @@ fn answer(host: &Host, event: Event, xml: &[u8]) -> Result<Answer, Failure> {
                 Ok(plan)
             };
             let mut plan = planned().map_err(|failure| failure.about(&domain.name))?;
-            if records.read(&domain.uuid).ok().flatten().is_some_and(|r| r.phase != Phase::Kept) {
+            let record = records.read(&domain.uuid).ok().flatten();
+            if let Some(record) = record.filter(|record| record.phase != Phase::Kept) {
+                let has = |device: &DeviceId| record.devices().any(|(its, ..)| its == device);
+                plan.steps
+                    .retain(|planned| !matches!(&planned.step, Step::Use { device, .. } if has(device)));
                 plan.notes.push(
-                    "the domain has a record already: at a prepare, what it lists would be released first"
+                    "the domain has a record already: at a prepare, what it lists would be released first, and made anew"
                         .to_owned(),
                 );
             }
