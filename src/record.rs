@@ -236,6 +236,16 @@ impl Records {
         Ok(())
     }
 
+    /// What lies in a directory of ours. What a link in its place leads to is not ours to clear away.
+    fn names_in(&self, directory: &str) -> Result<Vec<String>, Trouble> {
+        let path = self.base.join(directory);
+        match self.host.machine().kind(&path).map_err(|error| Trouble::new("look at", &path, error))? {
+            None => Ok(Vec::new()),
+            Some(Kind::Directory) => self.host.names_in(&path),
+            Some(_) => Err(Trouble::new("list", &path, io::Error::other("it is not a directory"))),
+        }
+    }
+
     fn make_directory(&self, path: &Path) -> Result<(), Trouble> {
         if matches!(self.host.machine().kind(path), Ok(Some(Kind::Directory))) {
             return Ok(());

@@ -95,7 +95,7 @@ impl Records {
     fn forget_deadlines(&self, which: impl Fn(&str, Option<Duration>) -> bool) -> Result<(), Trouble> {
         let directory = self.base.join(DIRECTORY);
         let mut done = Ok(());
-        for name in &self.host.names_in(&directory)? {
+        for name in &self.names_in(DIRECTORY)? {
             let path = directory.join(name);
             // Somebody is writing it, or has died over it.
             if name.strip_prefix(NEW).is_some_and(|pid| self.host.exists(&format!("proc/{pid}"))) {

@@ -69,7 +69,7 @@ impl Records {
 
     /// Takes away those that have ended, and what is none.
     pub fn forget_old_reservations(&self, limit: Duration) -> Result<(), Trouble> {
-        let names = self.host.names_in(&self.base.join(DIRECTORY))?;
+        let names = self.names_in(DIRECTORY)?;
         if names.is_empty() {
             return Ok(());
         }

@@ -52,16 +52,20 @@ const READABLE: Mode = Mode::from_bits_truncate(0o644);
 /// Made for root alone: whoever can read a file can lock it, and so keep every start and release waiting.
 const OURS: Mode = Mode::from_bits_truncate(0o600);
 
-/// Opens a file that must not be a link, for this process alone; with `CREATE` it is made with this mode.
+/// Opens a file that must not be a link, for this process alone; with `CREATE` it is made with this mode. A pipe is not
+/// waited for: to write into one that nobody reads is refused.
 fn open(path: &Path, flags: OFlags, mode: Mode) -> io::Result<File> {
-    let file = openat(CWD, path, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, mode)?;
-    Ok(File::from(file))
+    let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    match openat(CWD, path, flags, mode) {
+        Err(Errno::NXIO) => Err(io::Error::other("it is not a file")),
+        opened => Ok(File::from(opened?)),
+    }
 }
 
-/// Opens a regular file for reading, and nothing else: a pipe would be waited for.
+/// Opens a regular file for reading, and nothing else.
 fn open_file(path: &Path) -> io::Result<(File, rustix::fs::Stat)> {
     tell("read", path);
-    let file = open(path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())?;
+    let file = open(path, OFlags::RDONLY, Mode::empty())?;
     let stat = fstat(&file)?;
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => Ok((file, stat)),
@@ -334,6 +338,8 @@ impl Machine for Real {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Instant;
 
     #[test]
     fn only_regular_files_with_a_write_bit_are_attributes() {
@@ -355,6 +361,59 @@ mod tests {
         assert_eq!(std::fs::read_to_string(dir.path().join("outside")).unwrap(), "safe");
         assert_eq!(std::fs::read_to_string(device.join("read_only")).unwrap(), "old");
         assert!(!device.join("missing").exists());
+    }
+
+    /// Exchanges what is in `place` with what is in `aside`, and back, until it is told to stop.
+    fn keep_exchanging(place: &Path, aside: &Path, stop: &AtomicBool) {
+        let spare = place.with_extension("spare");
+        while !stop.load(Ordering::Relaxed) {
+            for (from, to) in [(place, &*spare), (aside, place), (&*spare, aside)] {
+                std::fs::rename(from, to).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn what_becomes_a_link_in_between_is_never_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (device, outside) = (dir.path().join("device"), dir.path().join("outside"));
+        for directory in [&device.join("settings"), &outside] {
+            std::fs::create_dir_all(directory).unwrap();
+            std::fs::write(directory.join("first"), "safe").unwrap();
+        }
+        std::fs::write(device.join("second"), "safe").unwrap();
+        symlink(&outside, device.join("settings.aside")).unwrap();
+        symlink(outside.join("first"), device.join("second.aside")).unwrap();
+        let stop = AtomicBool::new(false);
+        // Each has been a link, and has been none, this often.
+        let mut seen = [("settings/first", 0, 0), ("second", 0, 0)];
+        let calls = std::thread::scope(|scope| {
+            for name in ["settings", "second"] {
+                let (place, aside) = (device.join(name), device.join(format!("{name}.aside")));
+                let stop = &stop;
+                scope.spawn(move || keep_exchanging(&place, &aside, stop));
+            }
+            let begun = Instant::now();
+            let mut calls = 0;
+            while calls < 20_000
+                || seen.iter().any(|(_, links, written)| *links < 500 || *written < 500)
+                    && begun.elapsed() < Duration::from_secs(20)
+            {
+                let value = format!("{calls:04}");
+                for (name, links, written) in &mut seen {
+                    match Real::default().write_attribute(&device, name, value.as_bytes()) {
+                        Ok(_) => *written += 1,
+                        Err(error) if error.to_string().contains("symbolic link") => *links += 1,
+                        Err(_) => {}
+                    }
+                }
+                calls += 1;
+            }
+            stop.store(true, Ordering::Relaxed);
+            calls
+        });
+        assert_eq!(std::fs::read_to_string(outside.join("first")).unwrap(), "safe", "{calls} calls");
+        assert!(seen.iter().all(|(_, links, written)| *links >= 500 && *written >= 500), "{seen:?}");
     }
 
     #[test]
