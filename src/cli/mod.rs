@@ -1,6 +1,7 @@
 //! `virt-mdev`, for people: one file per verb. A verb returns what it prints, so that a closed pipe is no accident.
 
 use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
@@ -10,6 +11,7 @@ use crate::config::Config;
 use crate::host::{Host, Trouble, signals};
 use crate::ids::DeviceId;
 use crate::refusal::Refusal;
+use crate::words::is_order;
 use terminal::Terminal;
 
 pub mod assign;
@@ -307,5 +309,14 @@ fn config(host: &Host) -> Result<Config, Failure> {
 fn to_json(value: &impl serde::Serialize) -> Result<String, Failure> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|error| Failure::new(format!("cannot write JSON: {error}")))?;
-    Ok(text + "\n")
+    // JSON itself escapes only a part of what a terminal obeys, and nothing of this stands outside its strings.
+    let mut safe = String::with_capacity(text.len() + 1);
+    for c in text.chars() {
+        if c == '\n' || !is_order(c) {
+            safe.push(c);
+        } else {
+            let _ = write!(safe, "\\u{:04x}", u32::from(c));
+        }
+    }
+    Ok(safe + "\n")
 }
