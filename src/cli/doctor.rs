@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use super::list::warn_without_root;
 use super::{Failure, reconcile, to_json};
 use crate::config::Config;
 use crate::host::libvirt::{self, Daemon};
@@ -76,6 +77,7 @@ pub(super) fn run(host: &Host, fix: bool, json: bool) -> Result<String, Failure>
         }
     }
     let findings = look(host)?;
+    warn_without_root(host);
     let notes: Vec<String> = who_brings_up(host)?.into_iter().collect();
     let number = findings.len();
     let text = format!("{number} problem{} found", if number == 1 { "" } else { "s" });

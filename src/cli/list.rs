@@ -201,19 +201,20 @@ pub(super) fn rows(host: &Host) -> Result<Vec<Row>, Failure> {
 }
 
 /// For whoever may not look: a device that cannot be looked at passes for one that is in use.
-pub(super) fn warn_without_root() {
-    if !rustix::process::geteuid().is_root() {
+pub(super) fn warn_without_root(host: &Host) -> bool {
+    let some = || Records::new(host).domains().is_ok_and(|domains| !domains.is_empty());
+    let blind = !rustix::process::geteuid().is_root() && some();
+    if blind {
         log::warn!(
             "not root: who has a device open cannot be told, so that an orphan may pass for one in use"
         );
     }
+    blind
 }
 
 pub(super) fn run(host: &Host, terminal: Terminal, form: Form) -> Result<String, Failure> {
     let rows = rows(host)?;
-    if rows.iter().any(|row| row.domain.is_some()) {
-        warn_without_root();
-    }
+    warn_without_root(host);
     Ok(match form {
         Form::Json => return to_json(&rows),
         Form::Tree => tree::text(terminal, &Places::of(&types::rows(host)?, &rows), &rows),

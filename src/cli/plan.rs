@@ -75,9 +75,11 @@ fn answer(host: &Host, event: Event, xml: &[u8]) -> Result<Answer, Failure> {
             let mut plan = planned().map_err(|failure| failure.about(&domain.name))?;
             let record = records.read(&domain.uuid).ok().flatten();
             if let Some(record) = record.filter(|record| record.phase != Phase::Kept) {
-                let has = |device: &DeviceId| record.devices().any(|(its, ..)| its == device);
-                plan.steps
-                    .retain(|planned| !matches!(&planned.step, Step::Use { device, .. } if has(device)));
+                let own: Vec<&DeviceId> = record.devices().map(|(device, ..)| device).collect();
+                plan.steps.retain(
+                    |planned| !matches!(&planned.step, Step::Use { device, .. } if own.contains(&device)),
+                );
+                plan.notes.retain(|note| !own.iter().any(|device| note.contains(&device.to_string())));
                 plan.notes.push(
                     "the domain has a record already: at a prepare, what it lists would be released first, and made anew"
                         .to_owned(),

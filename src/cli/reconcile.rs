@@ -41,11 +41,8 @@ pub fn run(host: &Host, dry_run: bool, quiet: bool) -> Result<String, Failure> {
     let means = Means { host, records: &records, waits: Config::load_or_default(host).waits };
     let mut said = String::new();
     let mut failed = 0;
-    let domains = records.domains()?;
-    if dry_run && !domains.is_empty() {
-        warn_without_root();
-    }
-    for domain in domains {
+    let blind = dry_run && warn_without_root(host);
+    for domain in records.domains()? {
         let read = records.read(&domain);
         if let (true, Err(trouble)) = (dry_run, &read) {
             let _ = writeln!(said, "{domain}: would set its record aside: {trouble}");
@@ -112,7 +109,7 @@ pub fn run(host: &Host, dry_run: bool, quiet: bool) -> Result<String, Failure> {
         }
     }
     match failed {
-        0 if said.is_empty() && !quiet => Ok("Nothing to reconcile.\n".to_owned()),
+        0 if said.is_empty() && !quiet && !blind => Ok("Nothing to reconcile.\n".to_owned()),
         0 => Ok(said),
         failed => Err(Failure {
             before: said,

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::list::warn_without_root;
 use super::list::{self, Common, Row};
 use super::terminal::{Terminal, pad};
 use super::{Failure, or_warn, reconcile, to_json};
@@ -80,6 +81,7 @@ struct Told {
 
 pub(super) fn run(host: &Host, terminal: Terminal, who: &str, json: bool) -> Result<String, Failure> {
     let shown = look(host, who)?;
+    warn_without_root(host);
     if json { to_json(&shown) } else { Ok(in_words(terminal, &shown)) }
 }
 
