@@ -9,8 +9,14 @@ use std::time::{Duration, Instant};
 
 use virt_mdev_emulator::client::Emulated;
 
+#[path = "host/anybody.rs"]
+mod anybody;
+#[path = "host/foreign.rs"]
+mod foreign;
 #[path = "host/labels.rs"]
 mod labels;
+#[path = "host/names.rs"]
+mod names;
 #[path = "host/saved.rs"]
 mod saved;
 #[path = "host/surroundings.rs"]

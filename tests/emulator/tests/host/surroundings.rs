@@ -2,7 +2,10 @@
 //! limits, signals and permissions of files that are nobody's intention. Either it works as ever or it refuses with a
 //! sentence; it never dies of them, never leaves anything, and runs nothing that it was lured to.
 
-use std::process::Output;
+use std::io::{Read, Write};
+use std::process::{Output, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use virt_mdev_emulator::client::Emulated;
 
@@ -104,4 +107,54 @@ fn it_refuses_what_it_cannot_work_in() {
         assert!(said.contains(names), "{name}: {said}");
         assert_eq!(left(&host), before, "{name}");
     }
+}
+
+/// Whether somebody who gave the hook a pipe for what it says, as libvirt does, sees the pipe's end.
+fn pipe_ends(host: &Emulated, event: &str, subevent: &str) -> bool {
+    let hook = built("virt-mdev-hook");
+    let script = format!("exec {} vm1 {event} {subevent} - 2>&1", hook.display());
+    let mut command = host.command("bash");
+    command.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // The command keeps copies of the host's namespaces, and nothing of the pipe.
+    drop(command);
+    child.stdin.take().unwrap().write_all(DOMAIN.as_bytes()).unwrap();
+    let mut pipe = child.stdout.take().unwrap();
+    let (ended, has_ended) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut text = Vec::new();
+        let read = pipe.read_to_end(&mut text);
+        let _ = ended.send(read);
+    });
+    child.wait().unwrap();
+    // The hook itself has gone, within its limits; whoever it left has had its time to close what it was given.
+    has_ended.recv_timeout(Duration::from_secs(2)).is_ok()
+}
+
+#[test]
+fn what_stays_behind_keeps_nothing_open_that_the_caller_reads() {
+    let mut host = host();
+    let config = "mkdir -p /etc/virt-mdev; printf '[wait]\\ndriver = \"1s\"\\nrelease = \"500ms\"\\n' >/etc/virt-mdev/config.toml";
+    assert_eq!(says(&host, config), "");
+    let blocked = |host: &Emulated| says(host, "cat /sys/kernel/emulator/blocked");
+    let mut kept = Vec::new();
+
+    assert!(pipe_ends(&host, "prepare", "begin"), "nothing is left behind by what is not held up");
+    host.control("fault write */remove block").unwrap();
+    if !pipe_ends(&host, "release", "end") {
+        kept.push("release, while the driver is in remove");
+    }
+    assert!(blocked(&host).contains("/remove"), "it is in the driver: {}", blocked(&host));
+    host.control("release").unwrap();
+    super::wait_for("the driver", || says(&host, "ls /sys/bus/mdev/devices").is_empty());
+    host.control("clear-faults").unwrap();
+    says(&host, &format!("{} reconcile", built("virt-mdev").display()));
+
+    host.control("fault write */mtty-2/create block").unwrap();
+    if !pipe_ends(&host, "prepare", "begin") {
+        kept.push("prepare, while the driver is in create");
+    }
+    assert!(blocked(&host).contains("/create"), "it is in the driver: {}", blocked(&host));
+    host.control("release").unwrap();
+    assert!(kept.is_empty(), "the caller's pipe stays open: {}", kept.join("; "));
 }
