@@ -91,6 +91,13 @@ fn names() {
 }
 
 #[test]
+fn whole_domains_are_good() {
+    for xml in files(&here().join("fuzz/seeds")) {
+        assert!(!virt_mdev::domain::Domain::read(&xml).expect("a domain").wanted.is_empty());
+    }
+}
+
+#[test]
 fn domain_xml() {
     fuzz("domain_xml");
 }

@@ -141,14 +141,18 @@ fn bytes(seeds: &[&str]) -> Vec<Vec<u8>> {
     seeds.iter().map(|seed| seed.as_bytes().to_vec()).collect()
 }
 
-/// Of each case its domain.
+/// Of each case its domain, and whole ones as libvirt writes them.
 fn domains() -> Vec<Vec<u8>> {
-    let mut paths: Vec<_> =
-        fs::read_dir(here().join("cases")).unwrap().map(|entry| entry.unwrap().path()).collect();
-    paths.sort();
+    let paths = |directory: &str| {
+        let entries = fs::read_dir(here().join(directory)).unwrap();
+        let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+        paths.sort();
+        paths
+    };
+    let whole = paths("fuzz/seeds").into_iter().chain([here().join("../src/domain/live.xml")]);
+    let cases = paths("cases").into_iter().map(|case| case.join("domain.xml"));
     // A few cases are as large as may be: that costs time, and shows nothing more.
-    let read = |path: &PathBuf| fs::read(path.join("domain.xml")).unwrap();
-    paths.iter().map(read).filter(|xml| xml.len() < 0x4000).collect()
+    whole.chain(cases).map(|path| fs::read(path).unwrap()).filter(|xml| xml.len() < 0x4000).collect()
 }
 
 const XML: [&str; 24] = [
