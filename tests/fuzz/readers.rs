@@ -155,7 +155,7 @@ fn domains() -> Vec<Vec<u8>> {
     whole.chain(cases).map(|path| fs::read(path).unwrap()).filter(|xml| xml.len() < 0x4000).collect()
 }
 
-const XML: [&str; 24] = [
+const XML: [&str; 36] = [
     "<!--",
     "-->",
     "<![CDATA[",
@@ -180,4 +180,16 @@ const XML: [&str; 24] = [
     "<qemu:arg value='",
     "\r\n",
     "\u{202e}",
+    "\u{2028}",
+    "\u{2067}",
+    "&#x200f;",
+    "&#48;",
+    "<metadata/>",
+    "<devices/>",
+    "<mdev:device type='1145' parent='0000:41:00.4'/>",
+    "<mdev:attribute name='a/b' value='1'/>",
+    "<address domain='0x0000' bus='0x41' slot='0x00' function='0x4'/>",
+    "bus='65' slot='0'",
+    "0000:41:00.4",
+    "{\"sysfsdev\":\"",
 ];

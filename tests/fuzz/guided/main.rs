@@ -20,7 +20,7 @@ mod readers;
 #[allow(dead_code, reason = "other tests need more of it")]
 #[path = "../../support/mod.rs"]
 mod support;
-#[path = "../targets.rs"]
+#[path = "../targets/mod.rs"]
 mod targets;
 
 use std::cell::RefCell;

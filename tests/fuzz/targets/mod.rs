@@ -15,14 +15,34 @@ use virt_mdev::host::Host;
 use virt_mdev::ids::{DeviceId, DomainUuid, MdevUuid};
 use virt_mdev::qemu_conf::QemuConf;
 use virt_mdev::record::Records;
+use virt_mdev::refusal::Refusal;
 use virt_mdev::relabel;
+use virt_mdev::words::escaped;
 
 use crate::support::tree::Tree;
 
+/// Directional marks, embeddings, overrides and isolates, and the ends of lines that are no control characters.
+fn turns(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// What is said is one line, and no terminal takes any of it for an order.
 fn presentable(words: &str) {
-    assert!(!words.chars().any(char::is_control), "{words:?}");
     assert!(!words.is_empty());
+    assert!(!words.chars().any(|c| c.is_control() || turns(c)), "{words:?}");
+    assert_eq!(escaped(words), words, "what is escaped elsewhere stands there as it is");
+}
+
+/// An error and what is said to be done about it, which may be several lines.
+fn told(text: &str, hint: Option<&str>) {
+    presentable(text);
+    if let Some(hint) = hint {
+        hint.split('\n').for_each(presentable);
+    }
+}
+
+fn refused(refusal: &Refusal) {
+    told(&refusal.to_string(), refusal.hint().as_deref());
 }
 
 pub(crate) fn domain_xml(input: &[u8]) {
@@ -32,7 +52,7 @@ pub(crate) fn domain_xml(input: &[u8]) {
         assert!(text.contains(&uuid.to_string()), "{uuid} stands nowhere");
     }
     if let Err(refusal) = Domain::read(input) {
-        presentable(&refusal.to_string());
+        refused(&refusal);
     }
 }
 
@@ -78,8 +98,9 @@ impl Hosts {
     pub(crate) fn plans(&self, input: &[u8]) {
         for tree in &self.hosts {
             for event in [Event::Prepare, Event::Migrate] {
-                if let Err(failure) = plan::text(&tree.host(), event, input, false) {
-                    presentable(&failure.text);
+                match plan::text(&tree.host(), event, input, false) {
+                    Ok(plan) => plan.lines().for_each(presentable),
+                    Err(failure) => told(&failure.text, failure.hint.as_deref()),
                 }
             }
         }
@@ -165,7 +186,7 @@ impl Configuration {
         fs::write(self.directory.path().join("etc/virt-mdev/config.toml"), input).unwrap();
         match Config::load(&Host::at(self.directory.path())) {
             Ok((_, unknown)) => unknown.iter().for_each(|words| presentable(words)),
-            Err(refusal) => presentable(&refusal.to_string()),
+            Err(refusal) => refused(&refusal),
         }
     }
 }
