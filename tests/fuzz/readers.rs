@@ -50,10 +50,27 @@ pub(crate) fn reader(name: &str) -> Option<Reader> {
         "arguments" => {
             let seeds = [
                 "vm1\nprepare\nbegin\n-",
+                "vm1\nstart\nbegin\n-",
+                "vm1\nstarted\nbegin\n-",
+                "vm1\nstopped\nend\ndestroyed",
                 "vm1\nrelease\nend\nshutdown",
+                "vm1\nreconnect\nbegin\n-",
                 "a b\nmigrate\nbegin\nqemu+tcp://x",
+                "-x\nrestore\nbegin\n-",
             ];
-            let words = &["prepare", "begin", "started", "reconnect", "restore", "\u{1b}[31m", "\n\n"];
+            let words = &[
+                "\nprepare\n",
+                "\nbegin\n",
+                "\nend\n",
+                "\nattach\n",
+                "started",
+                "reconnect",
+                "restore",
+                "\u{1b}[31m",
+                "\n\n",
+                "$(x)",
+                "\u{2066}",
+            ];
             Reader::new(bytes(&seeds), words, targets::arguments)
         }
         "listings" => {
