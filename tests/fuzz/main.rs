@@ -113,6 +113,11 @@ fn plans() {
 }
 
 #[test]
+fn seclabels() {
+    fuzz("seclabels");
+}
+
+#[test]
 fn arguments() {
     fuzz("arguments");
 }

@@ -26,10 +26,11 @@ impl Reader {
     }
 }
 
-pub(crate) const NAMES: [&str; 10] = [
+pub(crate) const NAMES: [&str; 11] = [
     "domain_xml",
     "rewriting",
     "plans",
+    "seclabels",
     "arguments",
     "listings",
     "definitions",
@@ -46,6 +47,35 @@ pub(crate) fn reader(name: &str) -> Option<Reader> {
         "plans" => {
             let hosts = targets::Hosts::new();
             Reader::new(domains(), &XML, move |input| hosts.plans(input))
+        }
+        "seclabels" => {
+            let words = &[
+                "<seclabel type='none'/>",
+                "<seclabel type='dynamic' model='dac' relabel='no'/>",
+                "relabel='no'",
+                "type='static'",
+                "type='none'",
+                "model='none'",
+                "model='apparmor'",
+                "<label>",
+                "</label>",
+                "<imagelabel>",
+                "</imagelabel>",
+                "+4294967295:+0",
+                "+64055:",
+                "libvirt-qemu:kvm",
+                "1000:",
+                "system_u:object_r:svirt_image_t:s0:c1,c2",
+                "libvirt-0cd8a2ab-6c8d-4b2c-9a8e-6a2f9a7d4e02",
+                "../",
+                "&#10;",
+                "&#0;",
+                "\u{202e}",
+                "<![CDATA[",
+                "]]>",
+            ];
+            let mut reader = targets::Seclabels::new();
+            Reader::new(labelled(), words, move |input| reader.read(input))
         }
         "arguments" => {
             let seeds = [
@@ -170,6 +200,48 @@ fn domains() -> Vec<Vec<u8>> {
     let cases = paths("cases").into_iter().map(|case| case.join("domain.xml"));
     // A few cases are as large as may be: that costs time, and shows nothing more.
     whole.chain(cases).map(|path| fs::read(path).unwrap()).filter(|xml| xml.len() < 0x4000).collect()
+}
+
+/// Domains of little else than `<seclabel>`s.
+fn labelled() -> Vec<Vec<u8>> {
+    let seclabel = |kind: &str, model: &str, relabel: &str, label: &str, imagelabel: &str| {
+        let text = |name: &str, text: &str| match text {
+            "" => String::new(),
+            text => format!("<{name}>{text}</{name}>"),
+        };
+        format!(
+            "<seclabel type='{kind}' model='{model}' relabel='{relabel}'>{}{}</seclabel>",
+            text("label", label),
+            text("imagelabel", imagelabel)
+        )
+    };
+    let dac = seclabel("dynamic", "dac", "yes", "+64055:+64055", "libvirt-qemu:kvm");
+    let svirt = |kind: &str| format!("system_u:object_r:{kind}:s0:c1,c2");
+    let selinux = seclabel("dynamic", "selinux", "yes", &svirt("svirt_t"), &svirt("svirt_image_t"));
+    let profile = "libvirt-0cd8a2ab-6c8d-4b2c-9a8e-6a2f9a7d4e01";
+    let apparmor = seclabel("dynamic", "apparmor", "yes", profile, profile);
+    let none = "<seclabel type='none' model='none'/>";
+    let sets = [
+        format!("{dac}{selinux}"),
+        format!("{apparmor}{dac}"),
+        format!("{none}{}", seclabel("static", "dac", "yes", "1000:104", "")),
+        format!("{}<seclabel type='none'/>", seclabel("static", "selinux", "yes", &svirt("t"), &svirt("t"))),
+        format!("{}{selinux}", seclabel("static", "dac", "no", "root:root", "")),
+        seclabel("static", "apparmor", "yes", "my-profile", ""),
+        format!("{apparmor}{}", seclabel("none", "dac", "yes", "", "")),
+    ];
+    let text = |seclabels: &String| {
+        format!(
+            "<domain xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'><name>a</name>\
+             <uuid>0cd8a2ab-6c8d-4b2c-9a8e-6a2f9a7d4e01</uuid><devices><hostdev mode='subsystem' type='mdev' \
+             model='vfio-pci'><source><address uuid='83b8f4f2-509f-382f-3c1e-e6bfe0fa1001'/></source></hostdev>\
+             </devices>{seclabels}<qemu:commandline><qemu:arg value='-device'/><qemu:arg \
+             value='vfio-pci,sysfsdev=/sys/bus/mdev/devices/83b8f4f2-509f-382f-3c1e-e6bfe0fa1002'/>\
+             </qemu:commandline></domain>"
+        )
+        .into_bytes()
+    };
+    sets.iter().map(text).collect()
 }
 
 const XML: [&str; 36] = [

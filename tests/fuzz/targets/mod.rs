@@ -1,6 +1,7 @@
 //! What has to hold, whatever the input.
 
 mod edits;
+mod labels;
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};
@@ -24,6 +25,7 @@ use virt_mdev::words::{escaped, for_shell, printable};
 use crate::support::tree::Tree;
 
 pub(crate) use edits::rewriting;
+pub(crate) use labels::Seclabels;
 
 /// Directional marks, embeddings, overrides and isolates, and the ends of lines that are no control characters.
 fn turns(c: char) -> bool {
