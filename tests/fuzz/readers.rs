@@ -161,7 +161,22 @@ pub(crate) fn reader(name: &str) -> Option<Reader> {
             let words = &[
                 "\"phase\":",
                 "null",
-                "\"Intended\"",
+                "\"intended\"",
+                "\"undoing\"",
+                "\"kept\"",
+                "\"preparing\"",
+                "\"releasing\"",
+                "\"running\"",
+                "\"do\":\"create\"",
+                "\"do\":\"use\"",
+                "\"do\":\"label\"",
+                "\"do\":\"allow\"",
+                "\"backend\":\"nvidia\"",
+                "\"keep\":true",
+                "\"who\":\"by hand\",\"until\":0",
+                "83b8f4f2-509f-382f-3c1e-e6bfe0fa1003",
+                "0cd8a2ab-6c8d-4b2c-9a8e-6a2f9a7d4e02",
+                "\u{202e}",
                 "\"version\":2",
                 "[]",
                 "{}",
@@ -170,7 +185,7 @@ pub(crate) fn reader(name: &str) -> Option<Reader> {
                 "-1",
             ];
             let mut reader = targets::RecordFile::new();
-            Reader::new(vec![reader.written()], words, move |input| reader.read(input))
+            Reader::new(targets::records(), words, move |input| reader.read(input))
         }
         "udev_events" => {
             let seeds = [

@@ -2,9 +2,10 @@
 
 mod edits;
 mod labels;
+mod records;
 
 use std::fs;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, Path};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -17,7 +18,6 @@ use virt_mdev::event::{Call, Event};
 use virt_mdev::host::Host;
 use virt_mdev::ids::{DomainUuid, MdevUuid, Node, Parent};
 use virt_mdev::qemu_conf::QemuConf;
-use virt_mdev::record::Records;
 use virt_mdev::refusal::Refusal;
 use virt_mdev::relabel;
 use virt_mdev::words::{escaped, for_shell, printable};
@@ -26,6 +26,7 @@ use crate::support::tree::Tree;
 
 pub(crate) use edits::rewriting;
 pub(crate) use labels::Seclabels;
+pub(crate) use records::{RecordFile, records};
 
 /// Directional marks, embeddings, overrides and isolates, and the ends of lines that are no control characters.
 fn turns(c: char) -> bool {
@@ -331,42 +332,5 @@ impl Configuration {
             }
         }
         assert!(!waits.driver.is_zero(), "no start would succeed");
-    }
-}
-
-/// A host with one record.
-pub(crate) struct RecordFile {
-    directory: tempfile::TempDir,
-    domain: DomainUuid,
-}
-
-impl RecordFile {
-    pub(crate) fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        fs::create_dir_all(directory.path().join("run/virt-mdev/domains")).unwrap();
-        let file =
-            Self { directory, domain: DomainUuid::parse("0cd8a2ab-6c8d-4b2c-9a8e-6a2f9a7d4e01").unwrap() };
-        fs::write(file.path(), file.written()).unwrap();
-        let record = Records::new(&Host::at(file.directory.path())).read(&file.domain).expect("a record");
-        assert_eq!(record.expect("a record").steps.len(), 3);
-        file
-    }
-
-    fn path(&self) -> PathBuf {
-        self.directory.path().join(format!("run/virt-mdev/domains/{}.json", self.domain))
-    }
-
-    pub(crate) fn written(&self) -> Vec<u8> {
-        fs::read(crate::here().join("fuzz/record.json")).unwrap()
-    }
-
-    pub(crate) fn read(&mut self, input: &[u8]) {
-        fs::write(self.path(), input).unwrap();
-        let records = Records::new(&Host::at(self.directory.path()));
-        match records.read(&self.domain) {
-            Ok(record) => assert_eq!(record.expect("it is there").domain.uuid, self.domain),
-            Err(trouble) => presentable(&trouble.to_string()),
-        }
-        assert_eq!(fs::read(self.path()).unwrap(), input, "whatever it is, it stays");
     }
 }
