@@ -31,7 +31,7 @@ pub fn for_shell(name: &str, uuid: &DomainUuid) -> String {
 /// break or turn a line all the same.
 pub(crate) fn is_order(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        || matches!(c, '\u{61c}' | '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 struct Printable<'a>(&'a str, usize);

@@ -156,8 +156,8 @@ pub(super) fn root(reader: &NsReader<&[u8]>, start: &BytesStart<'_>) -> Result<A
     }
 }
 
-/// The XML attributes of an element, entities decoded, `xmlns` left out. With `ours`, attributes of foreign
-/// namespaces are left out too: they are not ours to judge.
+/// The XML attributes of an element, entities decoded, `xmlns` left out, and those of other namespaces: libvirt does not
+/// heed them. With `ours` our own namespace is none of those.
 pub(super) fn attributes(
     reader: &NsReader<&[u8]>,
     start: &BytesStart<'_>,
@@ -172,10 +172,10 @@ pub(super) fn attributes(
         let (namespace, local) = reader.resolver().resolve_attribute(attribute.key);
         let foreign = match namespace {
             ResolveResult::Unbound => false,
-            ResolveResult::Bound(Namespace(uri)) => uri != NAMESPACE.as_bytes(),
+            ResolveResult::Bound(Namespace(uri)) => !ours || uri != NAMESPACE.as_bytes(),
             ResolveResult::Unknown(_) => true,
         };
-        if foreign && ours {
+        if foreign {
             continue;
         }
         let value =

@@ -259,7 +259,7 @@ fn labelled() -> Vec<Vec<u8>> {
     sets.iter().map(text).collect()
 }
 
-const XML: [&str; 36] = [
+const XML: [&str; 37] = [
     "<!--",
     "-->",
     "<![CDATA[",
@@ -285,6 +285,7 @@ const XML: [&str; 36] = [
     "\r\n",
     "\u{202e}",
     "\u{2028}",
+    "\u{61c}",
     "\u{2067}",
     "&#x200f;",
     "&#48;",

@@ -278,9 +278,13 @@ impl Found {
                     device.whole = element.whole;
                 }
             }
-            // What stands twice is looked through twice, as the reader does; what is added goes to the first one.
+            // What stands twice is looked through twice, as the reader does; what is added goes to the first one, unless
+            // ours is in another.
             At::Metadata => {
-                self.metadata.get_or_insert(element);
+                let holds = |ours: &Element| element.whole.contains(&ours.whole.start);
+                if self.metadata.is_none() || self.ours.as_ref().is_some_and(holds) {
+                    self.metadata = Some(element);
+                }
             }
             At::Ours => {
                 self.ours.get_or_insert(element);
@@ -313,7 +317,12 @@ impl Found {
         attribute: &str,
         in_argument: bool,
     ) {
-        let named = |it: &Attribute<'_>| it.key.local_name().as_ref() == attribute.as_bytes();
+        let plain = |it: &Attribute<'_>| it.key.as_ref() == attribute.as_bytes();
+        // With a prefix it may be ours, or another namespace's beside ours.
+        let is_plain = start.attributes().filter_map(Result::ok).any(|it| plain(&it));
+        let named = |it: &Attribute<'_>| {
+            plain(it) || !is_plain && it.key.local_name().as_ref() == attribute.as_bytes()
+        };
         let spelt = |raw: &str| in_argument || raw.eq_ignore_ascii_case(&uuid.to_string());
         let mut values = start.attributes().filter_map(Result::ok).filter(named);
         let place = values

@@ -30,7 +30,7 @@ pub(crate) use records::{RecordFile, records};
 
 /// Directional marks, embeddings, overrides and isolates, and the ends of lines that are no control characters.
 fn turns(c: char) -> bool {
-    matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// What is said is one line, and no terminal takes any of it for an order.
