@@ -266,7 +266,8 @@ fn create(
     keep: bool,
     answers: Option<Answers>,
 ) -> Result<Tried, Refusal> {
-    match backend::free(means.host, place) {
+    let parent = &means.host.near(&backend::parent_path(place));
+    match backend::free(parent, place) {
         Ok(Some(0)) => return Ok(Tried::Full),
         Ok(_) => {}
         Err(trouble) => return Ok(Tried::Refused(trouble.into())),
@@ -274,7 +275,7 @@ fn create(
     let step = Step::Create { device: device.clone(), place: place.clone(), keep, otherwise: Vec::new() };
     guard.intend(step, answers)?;
     claim(means, guard, device)?;
-    match backend::create(means.host, device, place) {
+    match backend::create(parent, device, place) {
         Ok(()) => {
             guard.done();
             Ok(Tried::Made)

@@ -301,10 +301,12 @@ impl Records {
         })
     }
 
-    /// Removes what only a process leaves that died while it wrote: there is hardly ever anything.
-    fn remove_leftover(&self, path: &Path) -> Result<(), Trouble> {
+    /// Clears the place of something of ours: of what a process left that died, of another domain's, of what is none of ours.
+    fn make_way(&self, path: &Path) -> Result<(), Trouble> {
         match self.host.machine().kind(path) {
+            // There is hardly ever anything.
             Ok(None) => Ok(()),
+            Ok(Some(Kind::Directory)) => self.set_aside(path, &"it is a directory"),
             _ => self.remove_if_there(path),
         }
     }

@@ -81,11 +81,18 @@ pub fn parents(host: &Host) -> Result<Vec<(Backend, Parent)>, Trouble> {
 /// The physical card of a parent: the physical function of a virtual one, else the parent itself. What shares memory
 /// and engines, and is locked while a place on it is taken.
 pub fn card(host: &Host, place: &Place) -> String {
-    let directory = match place.backend {
+    host.link_name(&format!("{}/physfn", parent_path(place)))
+        .ok()
+        .flatten()
+        .unwrap_or_else(|| place.parent.to_string())
+}
+
+/// The directory of a place's parent, below the host's root.
+pub fn parent_path(place: &Place) -> String {
+    match place.backend {
         Backend::Mdev => mdev::parent_path(&place.parent),
         Backend::Proposal | Backend::Nvidia => proposal::pci_path(&place.parent),
-    };
-    host.link_name(&format!("{directory}/physfn")).ok().flatten().unwrap_or_else(|| place.parent.to_string())
+    }
 }
 
 /// NUMA node of a device's directory; the kernel writes -1 for none.

@@ -77,8 +77,8 @@ impl Lock {
 
 /// What we ask of a machine. Paths are absolute.
 pub trait Machine: fmt::Debug {
-    /// The same machine, for looks below this directory: the way to it is not gone again for each. `None` where it cannot
-    /// be had, or makes no difference.
+    /// The same machine, for looks at what lies below this directory and writes to it: the way to it is not gone again for
+    /// each. `None` where it cannot be had, or makes no difference.
     fn near(&self, _directory: &Path) -> Option<Arc<dyn Machine>> {
         None
     }

@@ -67,8 +67,8 @@ impl Host {
         self.root.join(relative)
     }
 
-    /// The same machine for several looks below one directory. For one visit only: if the directory goes and another
-    /// comes in its place, this one shows nothing any more.
+    /// The same machine for several looks, and writes, below one directory. For one visit only: if the directory goes and
+    /// another comes in its place, this one shows nothing any more.
     pub fn near(&self, directory: &str) -> Self {
         let machine = self.machine.near(&self.path(directory)).unwrap_or_else(|| Arc::clone(&self.machine));
         Self { root: self.root.clone(), machine, opens: self.opens }

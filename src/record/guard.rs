@@ -1,7 +1,7 @@
 //! [`Guard`]: the only way to change a record, its claims and its index.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use super::{Answers, Entry, MAX_RECORD, NEW, Named, Phase, Record, Records, State, VERSION};
@@ -210,7 +210,7 @@ impl Guard<'_> {
                 let file = self.records.file(&self.uuid);
                 // The record goes last: while it is there, somebody will try the rest again.
                 self.remove_index(&name)?;
-                self.records.remove_leftover(&file.with_extension(NEW))?;
+                self.records.make_way(&file.with_extension(NEW))?;
                 self.records.remove_if_there(&file)?;
                 self.record = None;
                 Ok(())
@@ -223,7 +223,7 @@ impl Guard<'_> {
             }
             None => {
                 // What a process left that died in its first save.
-                self.records.remove_leftover(&self.records.file(&self.uuid).with_extension(NEW))
+                self.records.make_way(&self.records.file(&self.uuid).with_extension(NEW))
             }
         }
     }
@@ -234,8 +234,7 @@ impl Guard<'_> {
         if self.says_us(&index)? {
             self.records.remove_if_there(&index)?;
         }
-        // What a process left that died between the two steps of writing it.
-        self.records.remove_leftover(&self.new_index(name))
+        Ok(())
     }
 
     /// Claims a device for this domain. `Ok(Some)` names the domain that has it already.
@@ -261,11 +260,7 @@ impl Guard<'_> {
         if let Some(owner) = self.records.owner(device)?.filter(|owner| owner.uuid != self.uuid) {
             return Ok(Some(owner));
         }
-        match host.machine().kind(&claim).map_err(trouble)? {
-            None => {}
-            Some(Kind::Directory) => self.records.set_aside(&claim, &"it is not a claim")?,
-            Some(_) => self.records.remove_if_there(&claim)?,
-        }
+        self.records.make_way(&claim)?;
         make().map(|()| None).map_err(trouble)
     }
 
@@ -334,27 +329,20 @@ impl Guard<'_> {
         Ok(())
     }
 
-    fn new_index(&self, name: &str) -> PathBuf {
-        self.records.index(name).with_extension(format!("{}.new", self.uuid))
-    }
-
     fn write_index(&self, name: &str) -> Result<(), Trouble> {
         let path = self.records.index(name);
-        let text = self.uuid.to_string();
-        if self.says_us(&path)? {
-            return Ok(());
-        }
-        let machine = self.records.host.machine();
-        let new = self.new_index(name);
-        let trouble = |error| Trouble::new("write the index", &path, error);
-        match machine.link(&text, &new) {
-            // What a process left that died between the two steps.
+        let make = || self.records.host.machine().link(&self.uuid.to_string(), &path);
+        let made = match make() {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                self.records.remove_if_there(&new)?;
-                machine.link(&text, &new).map_err(trouble)?;
+                if self.says_us(&path)? {
+                    return Ok(());
+                }
+                // Of a domain that has had this name before.
+                self.records.make_way(&path)?;
+                make()
             }
-            linked => linked.map_err(trouble)?,
-        }
-        machine.rename(&new, &path).map_err(trouble)
+            made => made,
+        };
+        made.map_err(|error| Trouble::new("write the index", &path, error))
     }
 }

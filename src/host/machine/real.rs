@@ -154,7 +154,8 @@ impl Machine for Real {
     fn write(&self, path: &Path, data: &[u8]) -> io::Result<()> {
         tell(&writing(data), path);
         // O_CREAT on a missing attribute would answer EACCES in place of ENOENT.
-        let file = openat(CWD, path, OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        let (from, path) = self.from(path);
+        let file = openat(from, path, OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
         write_once(file, data)
     }
 

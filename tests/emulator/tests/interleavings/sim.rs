@@ -118,10 +118,7 @@ impl Sim {
             }
             Op::Link { text, path } => (path, text.clone()),
             Op::Remove(path) => (path, self.link(path)),
-            Op::Rename { to, .. } if to.ends_with(".json") => {
-                return kind(&self.world.tree, to) != 0;
-            }
-            Op::Rename { from, .. } => (from, self.link(from)),
+            Op::Rename { to, .. } => return to.ends_with(".json") && kind(&self.world.tree, to) != 0,
             _ => return false,
         };
         path.starts_with("/run/virt-mdev/by-name/") && stands(&text)

@@ -19,7 +19,7 @@ const fn kind(name: &'static str, operations: &'static [&'static str], path: &'s
 }
 
 /// Every effect is of one of these kinds, the first that fits.
-const KINDS: [Kind; 17] = [
+const KINDS: [Kind; 16] = [
     kind("sysfs write", &["write"], "/sys/*"),
     kind("record file", &["create"], "/run/virt-mdev/domains/*"),
     kind("record write", &["write"], "/run/virt-mdev/domains/*"),
@@ -28,7 +28,6 @@ const KINDS: [Kind; 17] = [
     kind("claim", &["symlink"], "/run/virt-mdev/devices/*"),
     kind("claim removal", &["unlink"], "/run/virt-mdev/devices/*"),
     kind("index link", &["symlink"], "/run/virt-mdev/by-name/*"),
-    kind("index rename", &["rename"], "/run/virt-mdev/by-name/*"),
     kind("index removal", &["unlink"], "/run/virt-mdev/by-name/*"),
     kind("lock file", &["create"], "/run/virt-mdev/locks/*"),
     kind("node owner", &["chown"], "/dev/vfio/*"),
