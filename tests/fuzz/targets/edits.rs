@@ -161,7 +161,7 @@ fn is_spelt_otherwise(text: &str, device: &DeviceId) -> bool {
     let name = device.to_string();
     let count = |text: &str, what: &str| text.matches(what).count();
     text.to_ascii_lowercase().split('<').any(|tag| {
-        let plain = decoded(tag);
+        let plain = decoded(tag).to_ascii_lowercase();
         let escapes = count(&plain, &name) > count(tag, &name)
             || (plain.contains(&name) && count(&plain, "sysfsdev") != count(tag, "sysfsdev"));
         let in_json = plain.contains("sysfsdev") && plain.contains('\\');
