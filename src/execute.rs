@@ -266,8 +266,8 @@ fn create(
     keep: bool,
     answers: Option<Answers>,
 ) -> Result<Tried, Refusal> {
-    let parent = &means.host.near(&backend::parent_path(place));
-    match backend::free(parent, place) {
+    let there = &means.host.near(&backend::place_path(place));
+    match backend::free(there, place) {
         Ok(Some(0)) => return Ok(Tried::Full),
         Ok(_) => {}
         Err(trouble) => return Ok(Tried::Refused(trouble.into())),
@@ -275,7 +275,7 @@ fn create(
     let step = Step::Create { device: device.clone(), place: place.clone(), keep, otherwise: Vec::new() };
     guard.intend(step, answers)?;
     claim(means, guard, device)?;
-    match backend::create(parent, device, place) {
+    match backend::create(there, device, place) {
         Ok(()) => {
             guard.done();
             Ok(Tried::Made)

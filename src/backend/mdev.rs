@@ -66,7 +66,8 @@ pub fn type_ids(host: &Host, parent: &Parent) -> Result<Vec<TypeId>, Trouble> {
     Ok(names.iter().filter_map(|name| TypeId::parse(name).ok()).collect())
 }
 
-fn type_path(parent: &Parent, kind: &TypeId) -> String {
+/// The directory of a type, below the host's root.
+pub fn type_path(parent: &Parent, kind: &TypeId) -> String {
     format!("{}/{kind}", types_path(parent))
 }
 

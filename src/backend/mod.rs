@@ -88,10 +88,18 @@ pub fn card(host: &Host, place: &Place) -> String {
 }
 
 /// The directory of a place's parent, below the host's root.
-pub fn parent_path(place: &Place) -> String {
+fn parent_path(place: &Place) -> String {
     match place.backend {
         Backend::Mdev => mdev::parent_path(&place.parent),
         Backend::Proposal | Backend::Nvidia => proposal::pci_path(&place.parent),
+    }
+}
+
+/// The directory in which a place's devices are made, below the host's root.
+pub fn place_path(place: &Place) -> String {
+    match place.backend {
+        Backend::Mdev => mdev::type_path(&place.parent, &place.kind),
+        Backend::Proposal | Backend::Nvidia => parent_path(place),
     }
 }
 

@@ -14,7 +14,8 @@ use crate::runs::{Calls, Run, Timed, ratio};
 use crate::table::Table;
 
 const EMULATOR: &str = env!("CARGO_BIN_EXE_virt-mdev-emulator");
-/// Turns of what takes some hundredths of a second.
+/// Turns of what takes some thousandths of a second, and of what takes some hundredths.
+const MANY_TURNS: usize = 201;
 const TURNS: usize = 31;
 
 const MTTY: &str = r#"
@@ -128,12 +129,12 @@ pub(crate) fn one_device(table: &mut Table, programs: &Programs, times: bool) ->
     let theirs = Timed { before: vec![], run: make.clone(), after: vec![stop.clone()] };
     // What no program can do without, to see how near half of it is.
     let empty = Timed::alone(Run::new(&[&programs.empty], b""));
-    let seen = ratio(TURNS, (&empty, &start), (&theirs, &start))?;
+    let seen = ratio(MANY_TURNS, (&empty, &start), (&theirs, &start))?;
     table.ratio("empty program", "mdevctl start", seen, None);
     table.ratio(
         "prepare of 1 device",
         "mdevctl start",
-        ratio(TURNS, (&ours, &start), (&theirs, &start))?,
+        ratio(MANY_TURNS, (&ours, &start), (&theirs, &start))?,
         Some(0.5),
     );
     let ours = Timed { before: vec![come], run: go, after: vec![] };
@@ -141,7 +142,7 @@ pub(crate) fn one_device(table: &mut Table, programs: &Programs, times: bool) ->
     table.ratio(
         "release of 1 device",
         "mdevctl stop",
-        ratio(TURNS, (&ours, &start), (&theirs, &start))?,
+        ratio(MANY_TURNS, (&ours, &start), (&theirs, &start))?,
         Some(0.5),
     );
     Ok(())
