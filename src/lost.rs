@@ -1,5 +1,6 @@
 //! udev's event of a device that has gone: if a domain has it still, its record says from then on that it is lost, and
-//! the journal names the domain. Should a device of the same name come back, it is somebody else's: nothing is guessed.
+//! the journal names the domain. Should a device of the same name come back, it is somebody else's: nothing is guessed. One
+//! that was kept is the domain's no more.
 
 use std::time::Duration;
 
@@ -23,20 +24,25 @@ pub fn look(host: &Host, device: &DeviceId, limit: Duration) -> Result<(), Troub
     let has = |record: &Record| {
         let lost = |(its, place, _, state): (&DeviceId, _, _, State)| {
             its == device
-                && state == State::Done
-                && !backend::cleans_up_by_itself(host, device, place)
+                && (state == State::Kept
+                    || (state == State::Done && !backend::cleans_up_by_itself(host, device, place)))
                 && is_gone(host, device, place)
         };
         record.devices().any(lost)
     };
+    let is_kept = |(its, _, _, state): (&DeviceId, _, _, State)| its == device && state == State::Kept;
     let Some(record) = records.of_device(device)?.filter(has) else { return Ok(()) };
     let mut guard = records.lock(&record.domain.uuid, limit)?;
     if guard.record().is_some_and(has) {
         journal::start(&record.domain.name);
-        log::error!(
-            VIRT_MDEV_UUID:% = device;
-            "device {device} has gone although the domain has it: was its driver unloaded, or the device removed by hand?"
-        );
+        if record.devices().any(is_kept) {
+            log::warn!(VIRT_MDEV_UUID:% = device; "device {device}, which the domain kept, has gone");
+        } else {
+            log::error!(
+                VIRT_MDEV_UUID:% = device;
+                "device {device} has gone although the domain has it: was its driver unloaded, or the device removed by hand?"
+            );
+        }
         guard.lose(device)?;
     }
     Ok(())

@@ -133,7 +133,7 @@ fn make(
     let (mut guard, undone) = undo::settle(means, &domain.uuid, sweep)?;
     undone.report();
     if let Some(left) = undone.left.into_iter().find(|left| asked.contains(&left.device)) {
-        return Err(Refusal::Remove { device: left.device, why: left.why.to_string() });
+        return Err(left.refusal());
     }
     let seen = see::see(host, means.records, &domain.uuid, requests, config.definitions)?;
     sights.clone_from(&seen.sights);

@@ -57,6 +57,8 @@ pub enum Because {
     CommandGone,
     /// It was made to be attached by hand, and nobody has.
     NotAttached,
+    /// It was kept and has gone by itself: what comes back under its name is somebody else's.
+    Gone,
 }
 
 impl fmt::Display for By {
@@ -83,6 +85,7 @@ impl fmt::Display for Because {
             Self::LetGo => "the domain has let it go",
             Self::CommandGone => "the command that was giving it to the domain has ended",
             Self::NotAttached => "it was made to be attached by hand, and nobody has done it in time",
+            Self::Gone => "it was kept, and is not there any more",
         })
     }
 }
@@ -106,8 +109,11 @@ fn standing(host: &Host, record: &Record, entry: &Entry, locked: bool) -> Standi
         Ok(because) => because,
         Err(by) => return Standing::Answered(by),
     };
-    // Claimed by another domain since, it is not this one's to look at: that one's QEMU may be about to open it.
-    if Records::new(host).is_anothers(entry.step.device(), &record.domain.uuid) {
+    // Claimed by another domain since, or about to be, it is not this one's to look at: that one's QEMU may be about to
+    // open it. Without a claim only what was made here is.
+    let (records, device, domain) = (Records::new(host), entry.step.device(), &record.domain.uuid);
+    let is_open_to_all = !entry.state.outlives_the_claim() && !records.is_of(device, domain);
+    if is_open_to_all || records.is_anothers(device, domain) {
         return Standing::Abandoned(because);
     }
     // A device that may be in use is one that is.
@@ -120,7 +126,7 @@ fn standing(host: &Host, record: &Record, entry: &Entry, locked: bool) -> Standi
 /// Why nobody answers for the device, or who does; whether somebody has it open is not looked at.
 fn unanswered(host: &Host, record: &Record, entry: &Entry, locked: bool) -> Result<Because, By> {
     if entry.state == State::Kept {
-        return Err(By::Keep);
+        return if is_there(host, entry) { Err(By::Keep) } else { Ok(Because::Gone) };
     }
     // Milliseconds since boot, as records count them.
     let now = u64::try_from(host.now().as_millis()).unwrap_or(u64::MAX);
@@ -148,6 +154,12 @@ fn unanswered(host: &Host, record: &Record, entry: &Entry, locked: bool) -> Resu
         (_, Some(Answers::ByHand { .. })) => Because::NotAttached,
         (_, Some(Answers::Running | Answers::Plugged)) => Because::LetGo,
     })
+}
+
+/// Whether what a step is about is there; of what is about no place that cannot be told.
+fn is_there(host: &Host, entry: &Entry) -> bool {
+    let device = entry.step.device();
+    entry.step.place().is_none_or(|place| backend::is_there(host, device, place))
 }
 
 /// The devices of a record that nobody answers for, as seen under the domain's lock.
@@ -208,11 +220,13 @@ pub fn make_room(
             Err(trouble) => log::warn!("{trouble}"),
         }
     }
-    // What was in the way may have gone, by a reconcile or its own release, before its record was looked at here.
+    // What was in the way may have gone, by a reconcile or its own release, before its record was looked at here. A
+    // function that lists no such type says nothing of its card's room: it is read once more.
+    let unlisted = sights.iter().any(|sight| sight.full_card.is_some());
     let has_room = |offer: &Offer| {
         let free = backend::free(host, &offer.place).ok().flatten();
         offer.free == Some(0) && free.is_some_and(|free| free > 0)
     };
     let is_let_go = |device| matches!(records.owner(device), Ok(None));
-    Ok(some || offers().any(has_room) || device.is_some_and(is_let_go))
+    Ok(some || unlisted || offers().any(has_room) || device.is_some_and(is_let_go))
 }

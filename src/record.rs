@@ -157,11 +157,16 @@ impl Records {
         Ok(Some(Named { uuid, name }))
     }
 
+    /// Whether the claim on a device is this domain's.
+    pub fn is_of(&self, device: &DeviceId, domain: &DomainUuid) -> bool {
+        self.link_text(&self.claim(device)).is_ok_and(|text| text == Some(domain.to_string()))
+    }
+
     /// Whether a claim of another domain than this one stands. The domain's own record, which may have hundreds of devices,
     /// is not read again for each of them.
     pub fn is_anothers(&self, device: &DeviceId, domain: &DomainUuid) -> bool {
-        let ours = self.link_text(&self.claim(device)).is_ok_and(|text| text == Some(domain.to_string()));
-        !ours && self.owner(device).is_ok_and(|owner| owner.is_some_and(|owner| owner.uuid != *domain))
+        !self.is_of(device, domain)
+            && self.owner(device).is_ok_and(|owner| owner.is_some_and(|owner| owner.uuid != *domain))
     }
 
     /// Whether no domain has the device, and none but `domain` has it set aside.
@@ -293,9 +298,11 @@ impl Records {
         let text = |link: PathBuf| link.into_os_string().into_string().ok();
         machine.read_link(path).map(text).or_else(|_| match machine.kind(path) {
             // Made since, or an error that has passed: the second answer counts.
-            Ok(Some(Kind::Link)) | Err(_) => {
-                machine.read_link(path).map(text).map_err(|error| Trouble::new("read the link", path, error))
-            }
+            Ok(Some(Kind::Link)) | Err(_) => match machine.read_link(path) {
+                // And gone again.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                read => read.map(text).map_err(|error| Trouble::new("read the link", path, error)),
+            },
             // Something else than a link is nobody's.
             Ok(_) => Ok(None),
         })

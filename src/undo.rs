@@ -10,7 +10,8 @@ use crate::host::daemon::{self, Process};
 use crate::host::{Host, Trouble, holders};
 use crate::ids::{DeviceId, DomainUuid};
 use crate::reap;
-use crate::record::{Guard, Phase, State};
+use crate::record::{Entry, Guard, Phase, State};
+use crate::refusal::Refusal;
 use crate::step::Step;
 use step::{destroy, has_gone, held, is_passing, take_offline, unlabel};
 
@@ -44,6 +45,14 @@ pub enum Why {
     /// Its driver removes it by itself once its user has ended, and may not be raced.
     #[error("its driver is removing it")]
     Leaving,
+    /// The label that a node carries, or the rule in a profile, could not be taken back.
+    #[error("{what}")]
+    Labelled {
+        /// In words.
+        what: String,
+        /// The same in a moment may work.
+        again: bool,
+    },
     /// The kernel said no.
     #[error("{what}")]
     Failed {
@@ -69,6 +78,20 @@ pub struct Left {
     pub why: Why,
 }
 
+impl Left {
+    /// What is left, and why, in the words of a start that it stands in the way of.
+    pub fn refusal(&self) -> Refusal {
+        let (device, why) = (self.device.clone(), self.why.to_string());
+        match self.why {
+            Why::Labelled { .. } => Refusal::Io {
+                what: format!("what an earlier run was given of {device} cannot be taken back"),
+                why,
+            },
+            _ => Refusal::Remove { device, why },
+        }
+    }
+}
+
 /// What an unwinding has done, and what it could not do.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Undone {
@@ -81,8 +104,8 @@ pub struct Undone {
 impl Undone {
     /// Logs what is left.
     pub fn report(&self) {
-        for Left { device, why } in &self.left {
-            log::error!(VIRT_MDEV_UUID:% = device; "device {device} cannot be removed: {why}; it stays recorded");
+        for left in &self.left {
+            log::error!(VIRT_MDEV_UUID:% = left.device; "{}; it stays recorded", left.refusal());
         }
     }
 }
@@ -158,11 +181,9 @@ pub fn settle<'a>(
         done.append(&mut undone.done);
         undone.left.extend(in_use);
         let awaited = |left: &&Left| sweep.awaited.is_none_or(|devices| devices.contains(&left.device));
-        let again = undone
-            .left
-            .iter()
-            .filter(awaited)
-            .any(|left| !matches!(left.why, Why::Failed { again: false, .. }));
+        let again = undone.left.iter().filter(awaited).any(|left| {
+            !matches!(left.why, Why::Failed { again: false, .. } | Why::Labelled { again: false, .. })
+        });
         if !again || last {
             undone.done = done;
             return Ok((guard, undone));
@@ -173,12 +194,16 @@ pub fn settle<'a>(
     }
 }
 
-/// The devices that are meant and that somebody has open. Nobody looks at the node of one that another domain has claimed since.
+/// The devices that are meant and that somebody has open. Nobody looks at the node of one that another domain has claimed
+/// since, or is about to.
 fn in_use(host: &Host, guard: &Guard<'_>, meant: &dyn Fn(&DeviceId) -> bool) -> Vec<Left> {
     let mut left: Vec<Left> = Vec::new();
-    let ours = |device: &DeviceId| guard.is_unclaimed(device) || guard.owns(device).unwrap_or(true);
-    for device in guard.steps().iter().map(|entry| entry.step.device()).filter(|device| meant(device)) {
-        if left.iter().all(|known| known.device != *device) && ours(device) {
+    let ours = |entry: &Entry, device: &DeviceId| {
+        guard.owns(device).unwrap_or(true) || (entry.state != State::Intended && guard.is_unclaimed(device))
+    };
+    for entry in guard.steps().iter().filter(|entry| meant(entry.step.device())) {
+        let device = entry.step.device();
+        if left.iter().all(|known| known.device != *device) && ours(entry, device) {
             left.extend(held(host, device).map(|why| Left { device: device.clone(), why }));
         }
     }
@@ -271,8 +296,6 @@ pub(crate) fn unwind(
             }
             (_, Some(Step::Destroy { .. })) if pending => {}
             (_, Some(Step::Destroy { device, place })) => {
-                // Without our claim it is not ours: the hook died before it made the claim, or after it let it go, and
-                // somebody else may have the device since. Only a finished create outlives the loss of its claim.
                 let owns = match guard.owns(&device) {
                     Ok(owns) => owns,
                     Err(trouble) => {
@@ -280,8 +303,7 @@ pub(crate) fn unwind(
                         continue;
                     }
                 };
-                let finished = matches!(entry.state, State::Done | State::Kept);
-                if !(owns || (guard.is_unclaimed(&device) && finished)) {
+                if !(owns || (entry.state.outlives_the_claim() && guard.is_unclaimed(&device))) {
                     guard.remove_from(at, &device);
                     continue;
                 }
@@ -295,7 +317,11 @@ pub(crate) fn unwind(
                         // back, where the node outlives the type.
                         if !outlived_by_its_label(guard, at, &device) {
                             match guard.unclaim(&device) {
-                                Ok(()) => guard.remove_from(at, &device),
+                                Ok(()) => {
+                                    guard.remove_from(at, &device);
+                                    // What could not be taken back of it before has gone with it.
+                                    undone.left.retain(|left| left.device != device);
+                                }
                                 Err(trouble) => stays(guard, &device, trouble.into()),
                             }
                         }
@@ -346,7 +372,10 @@ pub(crate) fn unwind(
                 }
                 match unlabel(means, guard, &back) {
                     Ok(()) => guard.remove(at),
-                    Err(trouble) => stays(guard, back.device(), trouble.into()),
+                    Err(trouble) => {
+                        let again = is_passing(&trouble.error);
+                        stays(guard, back.device(), Why::Labelled { what: trouble.to_string(), again });
+                    }
                 }
             }
             (_, _) => guard.remove(at),

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use examples::{ABSENT, AWAITED, DEFINITION, REFUSAL, WHY, absent, awaited, definitions, refusals, whys};
 use virt_mdev::ids::{DeviceId, Parent};
 use virt_mdev::refusal::{Absent, Refusal};
+use virt_mdev::undo::Left;
 
 /// What neither a case nor a run can show, and the test that names the variant or says the sentence.
 const ELSEWHERE: [(&str, &str); 6] = [
@@ -87,7 +88,7 @@ fn entries() -> Vec<Entry> {
     for (fixed, it) in whys() {
         let name = format!("Why::{}", examples::why(&it));
         let device = DeviceId::parse("0000:41:00.4").unwrap();
-        entries.push(of(name, &Refusal::Remove { device, why: it.to_string() }, fixed));
+        entries.push(of(name, &Left { device, why: it }.refusal(), fixed));
     }
     entries
 }

@@ -50,7 +50,9 @@ pub fn run(host: &Host, dry_run: bool, quiet: bool) -> Result<String, Failure> {
         let record = read.ok().flatten();
         let name = name(record.as_ref(), &domain);
         if dry_run {
-            for (device, standing) in record.iter().flat_map(|record| reap::judge(host, record, false)) {
+            for (device, standing) in
+                record.iter().flat_map(|record| reap::judge(&host.looking(), record, false))
+            {
                 if let Standing::Abandoned(because) = standing {
                     let _ = writeln!(said, "{name}: would destroy {device}: {because}");
                 }
@@ -61,7 +63,11 @@ pub fn run(host: &Host, dry_run: bool, quiet: bool) -> Result<String, Failure> {
         match settle(means, &domain, sweep) {
             Ok((_guard, undone)) => {
                 said.push_str(&told(&name, &undone));
-                failed += undone.left.iter().filter(|left| matches!(left.why, Why::Failed { .. })).count();
+                failed += undone
+                    .left
+                    .iter()
+                    .filter(|left| matches!(left.why, Why::Failed { .. } | Why::Labelled { .. }))
+                    .count();
             }
             // One domain whose record cannot be had now must not keep the others from being cleaned up.
             Err(trouble) => {
@@ -70,7 +76,8 @@ pub fn run(host: &Host, dry_run: bool, quiet: bool) -> Result<String, Failure> {
             }
         }
         if let Some(record) = records.read(&domain).ok().flatten() {
-            for (device, standing) in reap::judge(host, &record, false) {
+            // Its lock has been let go of: nobody opens a node.
+            for (device, standing) in reap::judge(&host.looking(), &record, false) {
                 if matches!(standing, Standing::Answered(By::Holder)) && record.is_orphan(&device) {
                     let _ = writeln!(said, "{name}: left {device}: {}", holder(host, &device));
                 }
@@ -161,15 +168,11 @@ pub(super) fn release(host: &Host, who: &str, force: bool) -> Result<String, Fai
     };
     let undone = settle(means, &domain, sweep)?.1;
     let mut said = done(&name, &undone);
-    let mut stays: Vec<String> = undone
-        .left
-        .iter()
-        .map(|Left { device, why }| format!("device {device} cannot be removed: {why}"))
-        .collect();
+    let mut stays: Vec<String> = undone.left.iter().map(|left| left.refusal().to_string()).collect();
     let tried: BTreeSet<&DeviceId> = undone.left.iter().map(|left| &left.device).collect();
     let record =
         records.read(&domain).map_err(|trouble| Failure { before: said.clone(), ..trouble.into() })?;
-    for (device, standing) in record.iter().flat_map(|record| reap::judge(host, record, false)) {
+    for (device, standing) in record.iter().flat_map(|record| reap::judge(&host.looking(), record, false)) {
         let meant = only.as_ref().is_none_or(|only| *only == device) && !tried.contains(&device);
         match standing {
             Standing::Answered(By::Holder) if meant => {

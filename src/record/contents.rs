@@ -38,6 +38,14 @@ pub enum State {
     Kept,
 }
 
+impl State {
+    /// Whether a device that we made is ours although nobody has claimed it. Before it was made, and while it goes, it is
+    /// not: a hook that died had not made its claim yet, or had let it go, and somebody else may have the device since.
+    pub fn outlives_the_claim(self) -> bool {
+        matches!(self, Self::Done | Self::Kept)
+    }
+}
+
 /// Who answers for a device: while that one lives, nobody else may take it away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "who", rename_all = "lowercase")]

@@ -153,11 +153,19 @@ impl Guard<'_> {
     }
 
     /// A device has gone by itself: what comes back under its name is not ours, and neither is anything that was done to
-    /// it. The claim stays until the domain ends.
+    /// it. The claim stays until the domain ends; that on a device which was kept goes with it.
     pub fn lose(&mut self, device: &DeviceId) -> Result<(), Trouble> {
         let Some(record) = &mut self.record else { return Ok(()) };
+        let kept = |entry: &Entry| entry.state == State::Kept && entry.step.device() == device;
+        if record.steps.iter().any(kept) {
+            record.steps.retain(|entry| entry.step.device() != device);
+            // Before the claim goes, as ever.
+            self.save()?;
+            self.unclaim(device)?;
+            return self.end();
+        }
         record.steps.retain_mut(|entry| {
-            if entry.step.device() != device || entry.state == State::Kept {
+            if entry.step.device() != device {
                 return true;
             }
             if let Step::Create { device, place, .. } | Step::Adopt { device, place, .. } = &entry.step {

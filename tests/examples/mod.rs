@@ -32,7 +32,7 @@ variants!(ABSENT, absence, Absent: Unknown Device Driver Offer);
 variants!(AWAITED, awaiting, Awaited: Parents Types Type AnyParent);
 variants!(DEFINITION, definition, BadDefinition:
     Unreadable NotAFile BehindALink TooLarge NotUtf8 NotJson NotAnObject Lacks Twice Value Name);
-variants!(WHY, why, Why: Held Pending Leaving Failed);
+variants!(WHY, why, Why: Held Pending Leaving Labelled Failed);
 
 const UUID: &str = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
 
@@ -212,6 +212,7 @@ pub(crate) fn whys() -> Vec<(&'static str, Why)> {
         ("it is in use by ", Why::Held { holder: Some(holder) }),
         ("its removal is pending until nobody has it open any more", Why::Pending { writer: None }),
         ("its driver is removing it", Why::Leaving),
+        (" cannot be taken back: cannot set owner ", Why::Labelled { what: "cannot set owner 0:0 on /dev/vfio/4: Read-only file system (EROFS, 30)".to_owned(), again: false }),
         (" cannot be removed: the driver refused: ", Why::Failed { what: "the driver refused: Device or resource busy (EBUSY, 16)".to_owned(), again: true }),
     ]
 }

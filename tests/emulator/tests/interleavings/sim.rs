@@ -40,6 +40,8 @@ pub(crate) struct Sim {
     pub(super) probes: BTreeMap<(Who, String), (Ino, u64)>,
     /// Daemons that run, by pid.
     pub(crate) daemons: Vec<i32>,
+    /// Whether others may act before a look at claims and devices, too.
+    pub(crate) fine: bool,
 }
 
 /// Start time of every daemon here; their pids differ.
@@ -86,6 +88,9 @@ fn kind(tree: &Tree, path: &str) -> u8 {
     }
 }
 
+/// Claims, and devices.
+const CHANGING: [&str; 2] = ["/run/virt-mdev/devices/", "/sys/bus/mdev/devices/"];
+
 /// The directory of a path, and the name in it.
 fn parent<'a>(tree: &Tree, path: &'a str) -> Result<(Ino, &'a str), Errno> {
     let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
@@ -93,9 +98,13 @@ fn parent<'a>(tree: &Tree, path: &'a str) -> Result<(Ino, &'a str), Errno> {
 }
 
 impl Sim {
-    /// Whether the operation changes something that others can see: between two of these, others may act.
+    /// Whether others may act before the operation: it changes something that they can see; or it looks at a claim or a
+    /// device, where that is wanted. Other looks are one with the step before them.
     pub(crate) fn is_effect(&self, op: &Op) -> bool {
         match op {
+            Op::ReadLink(path) | Op::Kind(path) if CHANGING.iter().any(|place| path.starts_with(place)) => {
+                self.fine
+            }
             Op::Kind(_) | Op::Read { .. } | Op::ReadLink(_) | Op::Names(_) | Op::Open(_) => false,
             Op::Remove(path) => kind(&self.world.tree, path) != 0,
             Op::MakeDirectory(path) => kind(&self.world.tree, path) == 0,

@@ -20,6 +20,8 @@ pub(crate) struct Shape {
     pub(crate) both_fit: bool,
     /// How many deaths there may be in one run: one of a process, one of the daemon.
     pub(crate) deaths: u8,
+    /// Whether looks at claims and devices are steps of their own: ten times as many states.
+    pub(crate) fine: bool,
 }
 
 /// A call of libvirt's hook.

@@ -81,6 +81,7 @@ impl<'a> System<'a> {
         let mut sim = Sim::default();
         sim.world = World::new(&host, &[], false);
         sim.broken = self.broken;
+        sim.fine = self.shape.fine || std::env::var_os("FINE").is_some();
         sim.daemons = vec![PIDS[0]];
         // A first event makes the directories: twice five points that are the same on every host after its first.
         for directory in ["", "/domains", "/devices", "/by-name", "/locks"] {
@@ -282,11 +283,13 @@ impl<'a> System<'a> {
                 let uuid = self.shape.hand.unwrap_or_default();
                 if next.sim.echo(uuid, CREATE).is_ok() {
                     // Where a claim stands whose device is gone, as after a removal that nobody has noticed yet, this one
-                    // looks exactly as if it was that device. A prepare that runs will be told that it exists.
+                    // looks exactly as if it was that device. A prepare that runs will be told that it exists, before it goes back.
                     let claim = next.sim.link(&format!("/run/virt-mdev/devices/{uuid}"));
                     let by = DOMAINS.iter().find(|number| claim == UUIDS[**number]);
                     let told = |number: &&usize| {
+                        let record = format!("/run/virt-mdev/domains/{}.json", UUIDS[**number]);
                         matches!(next.domains[**number].stage, Stage::Hook(Call::Prepare, ..))
+                            && !next.sim.text(&record).contains("undoing")
                     };
                     if by.is_some() && by.filter(told).is_none() {
                         next.undecided.push(uuid.to_owned());
