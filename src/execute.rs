@@ -1,6 +1,8 @@
 //! Steps → effects: the intent is recorded, the step is done, the outcome is recorded; on an error the prefix is
 //! undone in reverse.
 
+use std::time::Duration;
+
 use rustix::io::Errno;
 
 use crate::backend::{self, Backend};
@@ -12,6 +14,9 @@ use crate::record::{Answers, Guard, Phase, Records, State};
 use crate::refusal::Refusal;
 use crate::step::{Place, Step};
 use crate::undo::{self, Back};
+
+/// How long the lock of a card is waited for that was waited for in vain.
+const ONCE_MORE: Duration = Duration::from_millis(100);
 
 /// What steps need besides themselves.
 #[derive(Debug, Clone, Copy)]
@@ -84,9 +89,10 @@ fn perform_all(
     plan: &Plan,
     answers: Option<Answers>,
 ) -> Result<(), Refusal> {
+    let mut busy = Vec::new();
     for planned in &plan.steps {
         log::info!(VIRT_MDEV_UUID:% = planned.step.device(); "{}", planned.step);
-        perform(means, guard, &planned.step, answers)?;
+        perform(means, guard, &planned.step, answers, &mut busy)?;
     }
     Ok(())
 }
@@ -102,7 +108,7 @@ pub fn label_nodes(means: Means<'_>, guard: &mut Guard<'_>, plan: &Plan) -> Resu
     for Planned { step, .. } in &plan.steps {
         log::info!(VIRT_MDEV_UUID:% = step.device(); "{step}");
         let answers = guard.steps().iter().find(|entry| entry.step.device() == step.device());
-        perform(means, guard, step, answers.and_then(|entry| entry.answers))?;
+        perform(means, guard, step, answers.and_then(|entry| entry.answers), &mut Vec::new())?;
     }
     let profile = plan.steps.iter().find_map(|planned| match &planned.step {
         Step::Allow { profile, .. } => Some(profile),
@@ -111,11 +117,13 @@ pub fn label_nodes(means: Means<'_>, guard: &mut Guard<'_>, plan: &Plan) -> Resu
     Ok(profile.map_or(Ok(()), |profile| node::load(means.host, profile))?)
 }
 
+/// `busy`: the cards whose lock has been waited for in vain, as of one whose driver does not answer.
 fn perform(
     means: Means<'_>,
     guard: &mut Guard<'_>,
     step: &Step,
     answers: Option<Answers>,
+    busy: &mut Vec<String>,
 ) -> Result<(), Refusal> {
     match step {
         Step::Create { device, place, keep, otherwise } => {
@@ -123,11 +131,25 @@ fn perform(
             // The places of one card follow one another: its lock is taken once for all of them, so that of many
             // prepares at once each waits for a card once.
             let mut locked: Option<(String, Lock)> = None;
+            let mut skipped = None;
             for place in std::iter::once(place).chain(otherwise) {
                 let card = backend::card(means.host, place);
                 if locked.as_ref().is_none_or(|(of, _)| *of != card) {
                     drop(locked.take());
-                    locked = Some((card.clone(), means.records.lock_card(&card, means.waits.lock)?));
+                    if skipped.as_ref() == Some(&card) {
+                        continue;
+                    }
+                    let limit = if busy.contains(&card) { ONCE_MORE } else { means.waits.lock };
+                    match means.records.lock_card(&card, limit) {
+                        Ok(lock) => locked = Some((card, lock)),
+                        // Another card may answer.
+                        Err(trouble) => {
+                            refused.push(trouble.into());
+                            busy.push(card.clone());
+                            skipped = Some(card);
+                            continue;
+                        }
+                    }
                 }
                 match create(means, guard, device, place, *keep, answers)? {
                     Tried::Made => {

@@ -286,6 +286,11 @@ fn may_come(
 ) -> Refusal {
     let by_uuid = matches!(request.device, DeviceId::Mdev(_));
     let awaited = match (sight.missing.as_slice(), wanted.parents.as_slice()) {
+        // The types of one that is there may come before the other does.
+        ([_, ..], _) if !sight.untyped.is_empty() => {
+            let missing = sight.missing.iter().map(|(name, _)| name);
+            Some(Awaited::Types(sight.untyped.iter().chain(missing).cloned().collect()))
+        }
         ([_, ..], _) => Some(Awaited::Parents(sight.missing.iter().map(|(name, _)| name.clone()).collect())),
         (_, []) if by_uuid => Some(Awaited::Type { wish: wanted.wish.clone(), numa: wanted.numa }),
         _ => types,

@@ -20,7 +20,7 @@ use crate::words::{list, printable};
 pub enum Awaited {
     /// One of these parents, none of which is there.
     Parents(Vec<Parent>),
-    /// The list of types of one of these parents, which have none.
+    /// The list of types of one of these parents, which have none, or are not there either.
     Types(Vec<Parent>),
     /// A parent, whichever, that offers this type, on this NUMA node where that matters.
     Type {
@@ -84,7 +84,11 @@ impl Awaited {
 
 /// A refusal for want of room, where of several named parents one is full and another may come.
 pub fn unless_late(refusal: Refusal, sights: &[Sight]) -> Refusal {
-    let missing = sights.iter().flat_map(|sight| &sight.missing);
+    // What is missing is no loss to a device that has found room.
+    let wants = |sight: &&Sight| {
+        sight.offers.iter().all(|offer| offer.free.is_some_and(|free| (free as usize) < sights.len()))
+    };
+    let missing = sights.iter().filter(wants).flat_map(|sight| &sight.missing);
     let missing: Vec<_> = missing.map(|(parent, _)| parent.clone()).collect();
     match refusal {
         Refusal::NoRoom { .. } if !missing.is_empty() => refusal.until(Awaited::Parents(missing)),

@@ -20,6 +20,9 @@ const SELINUX: &str = "sys/fs/selinux/enforce";
 
 /// Labels the nodes of a domain that has a record.
 pub fn start(host: &Host, config: Config, xml: &[u8]) -> Result<(), Refusal> {
+    if !config.enabled {
+        return Ok(());
+    }
     let domain = Domain::read(xml)?;
     let records = Records::new(host);
     let means = Means { host, records: &records, waits: config.waits };

@@ -176,9 +176,6 @@ fn offers(
             }
         }
     }
-    if let Some(trouble) = last_trouble.filter(|_| sight.offers.is_empty()) {
-        return Err(trouble);
-    }
     // The rest is for the words of a refusal only.
     if sight.offers.iter().any(|offer| offer.free.is_some_and(|free| (free as usize) < devices)) {
         for offer in sight.offers.iter_mut().filter(|offer| offer.place.backend == Backend::Mdev) {
@@ -191,7 +188,10 @@ fn offers(
         }
     } else if sight.offers.is_empty() {
         for (backend, parent) in &parents {
-            let types = backend.known(host, parent)?;
+            let types = match backend.known(host, parent) {
+                Err(_) if last_trouble.is_some() => continue,
+                known => known?,
+            };
             if types.is_empty() {
                 sight.untyped.push(parent.clone());
             }
@@ -200,11 +200,18 @@ fn offers(
                     sight.known.push(known);
                 }
             }
-            // A virtual function lists only what fits now.
+            // A virtual function lists only what fits now; somebody may have made room since it was asked.
             if *backend == Backend::Nvidia {
                 let place = Place::new(*backend, parent.clone(), wish.as_id());
                 sight.card_holders = holders(host, records, &place)?;
                 sight.full_card = Some(backend::card(host, &place));
+                sight.offers.extend(backend.offers(host, parent, wish, !named.is_empty())?);
+            }
+        }
+        // What may yet come is waited for in spite of it.
+        if let Some(trouble) = last_trouble {
+            if sight.missing.is_empty() && sight.untyped.is_empty() {
+                return Err(trouble);
             }
         }
     } else if sight.offers.iter().all(|offer| offer.free == Some(0)) {
