@@ -21,6 +21,7 @@ use crate::words::printable;
 const RANDOM: &str = "proc/sys/kernel/random/uuid";
 
 const FORCE: &str = "--force writes it all the same";
+const FORCE_ON: &str = "--force writes it all the same, with --parent FUNCTION for each device";
 
 /// What a person asks for.
 #[derive(Debug, Clone, Args)]
@@ -102,15 +103,19 @@ pub fn devices(
     let wanted = Wanted { keep: asked.keep, ..asked.which.wanted(wish) };
     let count = usize::from(asked.count);
     let chosen = choose::choose(host, xml, &wanted, count, config(host)?.placement);
-    let forced = || asked.force.then(|| choose::unseen(host, &wanted, count)).flatten();
     let (chosen, mut notes) = match chosen {
         Ok(chosen) => (chosen, Vec::new()),
-        Err(refusal) => match forced() {
-            Some(chosen) => (chosen, vec![format!("forced: {refusal}")]),
-            None => {
+        Err(refusal) => match choose::unseen(host, &wanted, count) {
+            Some(chosen) if asked.force => (chosen, vec![format!("forced: {refusal}")]),
+            unseen => {
                 let refused = Failure::from(refusal);
-                let hint = refused.hint.or_else(|| (!asked.force).then(|| FORCE.to_owned()));
-                return Err(Failure { hint, ..refused });
+                let force = if unseen.is_some() { FORCE } else { FORCE_ON };
+                let hint = match refused.hint {
+                    Some(hint) if hint.ends_with(choose::UNLISTED) => format!("{hint}: {force}"),
+                    Some(hint) if asked.force => format!("{hint}; {force}"),
+                    hint => hint.unwrap_or_else(|| force.to_owned()),
+                };
+                return Err(Failure { hint: Some(hint), ..refused });
             }
         },
     };

@@ -16,6 +16,9 @@ use crate::request::Request;
 use crate::seen::{Offer, Share, Sight};
 use crate::words::{list, nearest, printable};
 
+/// The end of a hint: the type may be one all the same.
+pub(super) const UNLISTED: &str = "What does not fit now is not listed";
+
 /// The API of nearly all types; also where a driver does not say.
 pub(super) const USUAL_API: &str = "vfio-pci";
 
@@ -103,13 +106,15 @@ pub(super) fn choose(
         .map_err(|other| both(refusal, other))
 }
 
-/// What is written where nothing of the kind is on this host. `None`: it cannot be written, for want of an address.
+/// What is written where this host does not offer it. `None`: it cannot be written, for want of an address: where functions
+/// take types there, a mediated device of one would never start.
 pub(super) fn unseen(host: &Host, wanted: &Wanted, count: usize) -> Option<Chosen> {
     let named = wanted.parents.iter().filter_map(|parent| PciAddress::parse(&parent.to_string()).ok());
-    let functions: Vec<PciAddress> = named.filter(|address| nvidia::is_vgpu(host, address)).collect();
-    if !functions.is_empty() {
-        let enough = functions.len() >= count;
-        return enough.then(|| Chosen::Functions(functions.into_iter().take(count).collect()));
+    let named: Vec<PciAddress> = named.filter(|address| nvidia::is_vgpu(host, address)).collect();
+    let takes_types = || functions(host, &wanted.parents, &wanted.wish);
+    if !named.is_empty() || takes_types().is_ok_and(|functions| !functions.is_empty()) {
+        let enough = named.len() >= count;
+        return enough.then(|| Chosen::Functions(named.into_iter().take(count).collect()));
     }
     let parent = wanted.parents.first().map(ToString::to_string).unwrap_or_default();
     let model = match parent.as_str() {
@@ -253,7 +258,7 @@ fn none(host: &Host, wanted: &Wanted, functions: &[Parent]) -> Result<Refusal, T
     if !holders.is_empty() {
         let held = plan::held_by(&holders.iter().collect::<Vec<_>>());
         let left = format!("not creatable there now, functions are held by {held}");
-        let hint = meant.map(|meant| format!("did you mean \"{meant}\"? What does not fit now is not listed: --force writes it all the same"));
+        let hint = meant.map(|meant| format!("did you mean \"{meant}\"? {UNLISTED}"));
         return Ok(Refusal::NoRoom { what: what(wanted), place: list(&cards), left, hint });
     }
     Ok(Refusal::NoSuchType { wish: wanted.wish.clone(), parents: cards, known, meant })
