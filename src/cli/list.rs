@@ -119,7 +119,8 @@ pub(super) fn recorded(host: &Host, record: &Record, seen: impl Fn(&DeviceId) ->
     let row = |(device, place, made, state): (&DeviceId, &Place, bool, State)| {
         let seen = seen(device);
         let there = seen.is_some() || backend::is_there(host, device, place);
-        let pending = there && record.is_orphan(device);
+        // Beside one that is still to go, the record has what is kept, and that is to stay.
+        let pending = there && state != State::Kept && record.is_orphan(device);
         let standing = standings.get(device);
         let (state, why) = match (state, standing) {
             _ if !there => ("lost", None),
@@ -256,4 +257,31 @@ fn shown(rows: &[Row], terminal: Terminal) -> String {
         })
         .collect();
     table(terminal, terminal.width, &columns, &lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_no_pending_removal() {
+        let root = tempfile::tempdir().unwrap();
+        let uuid = |last: u32| format!("83b8f4f2-509f-382f-3c1e-e6bfe0fa100{last}");
+        let entry = |last: u32, state: &str| {
+            let device = format!("sys/class/mdev_bus/mtty/{}", uuid(last));
+            std::fs::create_dir_all(root.path().join(device)).unwrap();
+            let (device, keep) = (uuid(last), state == "kept");
+            serde_json::json!({ "state": state, "step": {
+                "do": "create", "device": device, "backend": "mdev", "parent": "mtty", "type": "mtty-1", "keep": keep,
+            } })
+        };
+        let record: Record = serde_json::from_value(serde_json::json!({
+            "version": 1, "domain": { "uuid": "0cd8a2ab-6c8d-4b2c-9a8e-6a2f9a7d4e01", "name": "vm1" },
+            "phase": "releasing", "steps": [entry(1, "kept"), entry(2, "undoing")],
+        }))
+        .unwrap();
+        let rows = recorded(&Host::at(root.path()), &record, |_| None);
+        let shown: Vec<_> = rows.iter().map(|row| (row.state, row.pending)).collect();
+        assert_eq!(shown, [("kept", false), ("orphan", true)]);
+    }
 }
