@@ -24,6 +24,7 @@ use crate::ids::{DeviceId, DomainUuid, MdevUuid, TypeWish};
 use crate::record::{Answers, Record, Records, State};
 use crate::refusal::Refusal;
 use crate::request::Request;
+use crate::undo::Undone;
 use crate::words::printable;
 
 /// How often a domain is asked whether it still has the device.
@@ -243,19 +244,39 @@ pub(super) fn detach(host: &Host, arguments: &Detach) -> Result<String, Failure>
             if has.is_empty() { "it has none".to_owned() } else { format!("it has {}", has.join(", ")) };
         return Err(Failure::new(format!("{name}: has no device {device}")).hint(hint));
     }
-    if made.is_none() {
-        return Ok(format!("{name}: detached {device}, which stays: virt-mdev did not make it\n"));
-    }
+    let Some(made) = made else { return Ok(stays(&name, device, NOT_OURS)) };
     let undone = take(means, &domain.uuid, device, means.waits.release)?;
+    let record = records.read(&domain.uuid).ok().flatten();
+    let mut devices = record.iter().flat_map(Record::devices);
+    let kept = devices.any(|(its, .., state)| its == device && state == State::Kept);
+    detached(&name, device, made, kept, undone)
+}
+
+const NOT_OURS: &str = "virt-mdev did not make it";
+
+fn stays(name: &str, device: &DeviceId, why: &str) -> String {
+    format!("{name}: detached {device}, which stays: {why}\n")
+}
+
+/// What is said of a device that the domain has let go. `made`: by us; `kept`: it is, by the record.
+fn detached(
+    name: &str,
+    device: &DeviceId,
+    made: bool,
+    kept: bool,
+    undone: Undone,
+) -> Result<String, Failure> {
     match undone.left.into_iter().next() {
         Some(left) => Err(Failure::new(format!(
             "{name}: has let go of {device}, and {}: {}",
-            if made == Some(true) { "it cannot be removed" } else { "its label stays" },
+            if made { "it cannot be removed" } else { "its label stays" },
             left.why
         ))
         .hint("it stays recorded and is tried again; `virt-mdev list` shows it")),
-        None if made == Some(false) => {
-            Ok(format!("{name}: detached {device}, which stays: virt-mdev did not make it\n"))
+        None if !made => Ok(stays(name, device, NOT_OURS)),
+        None if kept => {
+            let why = format!("the domain keeps it; `virt-mdev release --force {device}` removes it");
+            Ok(stays(name, device, &why))
         }
         None if undone.done.is_empty() => Ok(format!("{name}: detached {device}\n")),
         None => Ok(undone
@@ -338,4 +359,26 @@ fn let_go(
         let _ = writeln!(stderr);
     }
     done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_stays_is_said_to_and_why() {
+        let device = DeviceId::parse("83b8f4f2-509f-382f-3c1e-e6bfe0fa1001").unwrap();
+        let said = |made, kept| detached("vm1", &device, made, kept, Undone::default()).unwrap();
+        assert_eq!(said(true, false), format!("vm1: detached {device}\n"));
+        assert_eq!(
+            said(true, true),
+            format!(
+                "vm1: detached {device}, which stays: the domain keeps it; `virt-mdev release --force {device}` removes it\n"
+            )
+        );
+        assert_eq!(
+            said(false, false),
+            format!("vm1: detached {device}, which stays: virt-mdev did not make it\n")
+        );
+    }
 }
