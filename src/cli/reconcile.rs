@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 
 use super::Failure;
 use super::list::warn_without_root;
+use crate::backend;
 use crate::config::Config;
 use crate::execute::Means;
 use crate::host::Host;
@@ -34,6 +35,48 @@ fn told(name: &str, undone: &Undone) -> String {
     told
 }
 
+/// What becomes of a device that nobody answers for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It is taken away.
+    Destroyed,
+    /// It stays, as somebody else made it: the claim and our labels go.
+    LetGo,
+    /// It has gone already, or is another domain's by now.
+    Forgotten,
+}
+
+impl Fate {
+    fn of(self, device: &DeviceId) -> String {
+        match self {
+            Self::Destroyed => format!("destroy {device}"),
+            Self::LetGo => format!("let go of {device}, which stays"),
+            Self::Forgotten => format!("forget {device}"),
+        }
+    }
+}
+
+pub(super) fn fate(host: &Host, record: &Record, device: &DeviceId) -> Fate {
+    let is_anothers = || Records::new(host).is_anothers(device, &record.domain.uuid);
+    match record.devices().find(|(its, ..)| *its == device) {
+        Some((_, place, ..)) if is_anothers() || !backend::is_there(host, device, place) => Fate::Forgotten,
+        Some((_, _, true, _)) => Fate::Destroyed,
+        // Of what is not ours to take away, a label may be all that is left.
+        _ => Fate::LetGo,
+    }
+}
+
+/// The lines about what would be done for one domain.
+fn would(host: &Host, record: &Record, name: &str) -> String {
+    let mut said = String::new();
+    for (device, standing) in reap::judge(host, record, false) {
+        let Standing::Abandoned(because) = standing else { continue };
+        let fate = fate(host, record, &device).of(&device);
+        let _ = writeln!(said, "{name}: would {fate}: {because}");
+    }
+    said
+}
+
 /// Takes away, on the whole host, what nobody answers for; says what it did and what it left.
 pub fn run(host: &Host, dry_run: bool, quiet: bool) -> Result<String, Failure> {
     let records = Records::new(host);
@@ -50,12 +93,8 @@ pub fn run(host: &Host, dry_run: bool, quiet: bool) -> Result<String, Failure> {
         let record = read.ok().flatten();
         let name = name(record.as_ref(), &domain);
         if dry_run {
-            for (device, standing) in
-                record.iter().flat_map(|record| reap::judge(&host.looking(), record, false))
-            {
-                if let Standing::Abandoned(because) = standing {
-                    let _ = writeln!(said, "{name}: would destroy {device}: {because}");
-                }
+            if let Some(record) = &record {
+                said.push_str(&would(host, record, &name));
             }
             continue;
         }
@@ -197,5 +236,50 @@ pub(super) fn release(host: &Host, who: &str, force: bool) -> Result<String, Fai
                     .to_owned()
             }),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DOMAIN: &str = "0cd8a2ab-6c8d-4b2c-9a8e-6a2f9a7d4e01";
+
+    #[test]
+    fn a_dry_run_says_what_a_run_would_do() {
+        let root = tempfile::tempdir().unwrap();
+        let uuid = |last: u32| format!("83b8f4f2-509f-382f-3c1e-e6bfe0fa100{last}");
+        let entry = |last: u32, verb: &str| {
+            let (device, keep) = (uuid(last), (verb == "create").then_some(false));
+            serde_json::json!({ "state": "done", "step": {
+                "do": verb, "device": device, "backend": "mdev", "parent": "mtty", "type": "mtty-1", "keep": keep,
+            } })
+        };
+        for there in [1, 2, 4].map(uuid) {
+            let directory = root.path().join("sys/class/mdev_bus/mtty").join(there);
+            std::fs::create_dir_all(directory).unwrap();
+        }
+        let record = serde_json::json!({
+            "version": 1, "domain": { "uuid": DOMAIN, "name": "vm1" }, "phase": "releasing",
+            "steps": [entry(1, "create"), entry(2, "use"), entry(3, "create"), entry(4, "create")],
+        });
+        let other = DOMAIN.replace("e01", "e02");
+        let another = serde_json::json!({
+            "version": 1, "domain": { "uuid": other, "name": "vm2" }, "phase": "kept", "steps": [],
+        });
+        let run = root.path().join("run/virt-mdev");
+        std::fs::create_dir_all(run.join("domains")).unwrap();
+        std::fs::create_dir_all(run.join("devices")).unwrap();
+        std::fs::write(run.join(format!("domains/{DOMAIN}.json")), record.to_string()).unwrap();
+        std::fs::write(run.join(format!("domains/{other}.json")), another.to_string()).unwrap();
+        std::os::unix::fs::symlink(&other, run.join("devices").join(uuid(4))).unwrap();
+        let said = super::run(&Host::at(root.path()), true, false).unwrap();
+        let expected = [
+            format!("vm1: would destroy {}: the domain has gone\n", uuid(1)),
+            format!("vm1: would let go of {}, which stays: the domain has gone\n", uuid(2)),
+            format!("vm1: would forget {}: the domain has gone\n", uuid(3)),
+            format!("vm1: would forget {}: the domain has gone\n", uuid(4)),
+        ];
+        assert_eq!(said, expected.concat());
     }
 }

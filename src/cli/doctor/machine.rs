@@ -2,6 +2,7 @@
 
 use super::{Act, Finding};
 use crate::backend::{self, Backend};
+use crate::cli::reconcile::{Fate, fate};
 use crate::host::udev::rules_file;
 use crate::host::{Host, Trouble, programs};
 use crate::reap::{self, Standing};
@@ -152,10 +153,16 @@ fn orphans(host: &Host) -> Result<Vec<Finding>, Trouble> {
         for (device, standing) in reap::judge(host, &record, false) {
             if let Standing::Abandoned(because) = standing {
                 let name = printable(&record.domain.name);
+                let why = match fate(host, &record, &device) {
+                    Fate::Destroyed => "its place is taken until it goes",
+                    Fate::LetGo | Fate::Forgotten => {
+                        "it stays recorded for a domain that has nothing to do with it any more"
+                    }
+                };
                 findings.push(
                     Finding::new(
                         format!("{name}: nobody answers for {device}: {because}"),
-                        "its place is taken until it goes",
+                        why,
                         "virt-mdev reconcile",
                     )
                     .with(Act::Reconcile),
