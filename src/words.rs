@@ -22,9 +22,13 @@ pub fn escaped(text: &str) -> String {
 
 /// A domain in a command that a person may copy: its name where no shell would read more into that, else its UUID.
 pub fn for_shell(name: &str, uuid: &DomainUuid) -> String {
+    plain_word(name).map_or_else(|| uuid.to_string(), str::to_owned)
+}
+
+/// A text into which no shell would read more than a word.
+pub fn plain_word(text: &str) -> Option<&str> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    let is_plain = !name.is_empty() && !name.starts_with('-') && name.chars().all(plain);
-    if is_plain { name.to_owned() } else { uuid.to_string() }
+    Some(text).filter(|text| !text.is_empty() && !text.starts_with('-') && text.chars().all(plain))
 }
 
 /// A character that a terminal or a journal could obey. U+2028 and the bidirectional controls are not `is_control` but

@@ -25,7 +25,7 @@ use crate::record::{Answers, Record, Records, State};
 use crate::refusal::Refusal;
 use crate::request::Request;
 use crate::undo::Undone;
-use crate::words::printable;
+use crate::words::{plain_word, printable};
 
 /// How often a domain is asked whether it still has the device.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -79,6 +79,12 @@ fn running(vm: &str, otherwise: &str) -> Result<(Domain, String), Failure> {
     Ok((domain, xml))
 }
 
+/// The way for a domain that does not run; whose uuid nobody has told us.
+fn for_next_start(vm: &str) -> String {
+    let vm = plain_word(vm).unwrap_or("VM");
+    format!("virt-mdev assign gives a device to its next start: virt-mdev assign {vm} …")
+}
+
 fn only_root() -> Result<(), Failure> {
     if rustix::process::geteuid().is_root() {
         return Ok(());
@@ -91,11 +97,7 @@ pub(super) fn attach(host: &Host, arguments: &Attach) -> Result<String, Failure>
     let config = config(host)?;
     let records = Records::new(host);
     let means = Means { host, records: &records, waits: config.waits };
-    let unstarted = format!(
-        "virt-mdev assign gives a device to its next start: virt-mdev assign {} …",
-        printable(&arguments.domain)
-    );
-    let (domain, xml) = running(&arguments.domain, &unstarted)?;
+    let (domain, xml) = running(&arguments.domain, &for_next_start(&arguments.domain))?;
     let wanted = arguments.which.wanted(&arguments.wish);
     let choose = || choose::choose(host, &xml, &wanted, 1, config.placement);
     let chosen = match choose() {
@@ -364,6 +366,16 @@ fn let_go(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_to_be_copied_names_the_domain_only_by_a_word() {
+        for (vm, named) in
+            [("web-1", "web-1"), ("a;reboot", "VM"), ("$(reboot)", "VM"), ("-x", "VM"), ("a b", "VM")]
+        {
+            let command = format!("virt-mdev assign {named} …");
+            assert!(for_next_start(vm).ends_with(&command), "{vm}");
+        }
+    }
 
     #[test]
     fn a_device_that_stays_is_said_to_and_why() {
