@@ -218,7 +218,10 @@ pub(super) fn run(host: &Host, terminal: Terminal, form: Form) -> Result<String,
     warn_without_root(host);
     Ok(match form {
         Form::Json => return to_json(&rows),
-        Form::Tree => tree::text(terminal, &Places::of(&types::rows(host)?, &rows), &rows),
+        Form::Tree => match tree::text(terminal, &Places::of(&types::rows(host)?, &rows), &rows) {
+            text if text.is_empty() => types::nothing(host)?,
+            text => text,
+        },
         Form::Prometheus => prometheus::text(&Places::of(&types::rows(host)?, &rows), &rows),
         Form::Table if rows.is_empty() => "No mediated devices.\n".to_owned(),
         Form::Table => shown(&rows, terminal),

@@ -24,6 +24,7 @@ impl Branch {
     }
 }
 
+/// Empty where there is neither a device nor a type.
 pub(super) fn text(terminal: Terminal, places: &Places, rows: &[Row]) -> String {
     let mut cards: BTreeMap<&str, BTreeMap<String, Vec<&Row>>> =
         places.cards.keys().map(|card| (card.as_str(), BTreeMap::new())).collect();
@@ -31,9 +32,6 @@ pub(super) fn text(terminal: Terminal, places: &Places, rows: &[Row]) -> String 
         let card = row.card.as_deref().unwrap_or(NOWHERE);
         let parent = row.parent.as_ref().map_or_else(|| card.to_owned(), ToString::to_string);
         cards.entry(card).or_default().entry(parent).or_default().push(row);
-    }
-    if cards.is_empty() {
-        return "No device on this host offers mediated devices.\n".to_owned();
     }
     let mut text = String::new();
     for (card, parents) in cards {

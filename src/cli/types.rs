@@ -139,9 +139,25 @@ pub(super) fn run(host: &Host, terminal: Terminal, json: bool, long: bool) -> Re
         return to_json(&rows);
     }
     if rows.is_empty() {
-        return Ok("No device on this host offers mediated devices.\n".to_owned());
+        return nothing(host);
     }
     Ok(shown(&rows, terminal, long))
+}
+
+/// Why there is no type to show.
+pub(super) fn nothing(host: &Host) -> Result<String, Failure> {
+    let functions = nvidia::parents(host)?;
+    let addresses = functions.iter().filter_map(|function| PciAddress::parse(&function.to_string()).ok());
+    let mut taken = addresses.filter(|address| or_warn(nvidia::existing(host, address)).is_some());
+    // They list only what still fits.
+    let said = if taken.next().is_some() {
+        "No type fits on the virtual functions of this host now: `virt-mdev list` shows what is on them."
+    } else if !functions.is_empty() || !backend::parents(host)?.is_empty() {
+        "No type is listed yet by the parents of this host: is their vendor's service running? (NVIDIA: systemctl status nvidia-vgpud nvidia-vgpu-mgr)"
+    } else {
+        "No device on this host offers mediated devices."
+    };
+    Ok(format!("{said}\n"))
 }
 
 fn shown(rows: &[Row], terminal: Terminal, long: bool) -> String {
@@ -196,4 +212,27 @@ fn shown(rows: &[Row], terminal: Terminal, long: bool) -> String {
         })
         .collect();
     table(terminal, spare, &columns, &lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_there_is_no_type_has_a_reason() {
+        let root = tempfile::tempdir().unwrap();
+        let host = Host::at(root.path());
+        let said = || nothing(&host).unwrap();
+        std::fs::create_dir_all(root.path().join("sys/bus/pci/devices")).unwrap();
+        assert_eq!(said(), "No device on this host offers mediated devices.\n");
+        let function = root.path().join("sys/bus/pci/devices/0000:41:00.4/nvidia");
+        std::fs::create_dir_all(&function).unwrap();
+        std::fs::write(function.join("creatable_vgpu_types"), "").unwrap();
+        std::fs::write(function.join("current_vgpu_type"), "0\n").unwrap();
+        assert!(said().starts_with("No type is listed yet"), "{}", said());
+        std::fs::write(function.join("current_vgpu_type"), "1148\n").unwrap();
+        assert!(said().starts_with("No type fits on the virtual functions"), "{}", said());
+        let plain = Terminal { width: None, unicode: true };
+        assert_eq!(run(&host, plain, false, false).unwrap(), said());
+    }
 }
