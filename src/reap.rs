@@ -90,7 +90,8 @@ impl fmt::Display for Because {
     }
 }
 
-/// How each device of a record stands, in the record's order. `locked`: the caller has the domain's lock.
+/// How each device of a record stands, in the record's order. `locked`: the caller has the domain's lock. Who has not, and
+/// only looks, gives a host that opens no node ([`Host::looking`]).
 pub fn judge(host: &Host, record: &Record, locked: bool) -> Vec<(DeviceId, Standing)> {
     let mut judged: Vec<(DeviceId, Standing)> = Vec::new();
     for device in record.steps.iter().map(|entry| entry.step.device()) {
@@ -118,8 +119,8 @@ fn standing(host: &Host, record: &Record, entry: &Entry, locked: bool) -> Standi
     }
     // A device that may be in use is one that is.
     match holders::is_held(host, entry.step.device()) {
-        Ok(false) => Standing::Abandoned(because),
-        Ok(true) | Err(_) => Standing::Answered(By::Holder),
+        Ok(false) if holders::sees_all(host) => Standing::Abandoned(because),
+        Ok(_) | Err(_) => Standing::Answered(By::Holder),
     }
 }
 

@@ -115,6 +115,7 @@ pub(super) fn present(
 
 /// The devices of a record. `seen`: what of it has been found on the host.
 pub(super) fn recorded(host: &Host, record: &Record, seen: impl Fn(&DeviceId) -> Option<Row>) -> Vec<Row> {
+    let host = &host.looking();
     let standings: BTreeMap<DeviceId, Standing> = reap::judge(host, record, false).into_iter().collect();
     let row = |(device, place, made, state): (&DeviceId, &Place, bool, State)| {
         let seen = seen(device);
@@ -265,6 +266,30 @@ fn shown(rows: &[Row], terminal: Terminal) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As who is not root cannot tell by /proc, it is in use for him.
+    #[test]
+    fn no_node_is_opened_to_see_whether_somebody_has_it() {
+        let root = tempfile::tempdir().unwrap();
+        let uuid = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
+        let device = root.path().join("sys/bus/mdev/devices").join(uuid);
+        std::fs::create_dir_all(&device).unwrap();
+        std::os::unix::fs::symlink("../../../kernel/iommu_groups/7", device.join("iommu_group")).unwrap();
+        // What cannot be opened passes for a device in use, if somebody tries.
+        std::fs::create_dir_all(root.path().join("dev/vfio/7")).unwrap();
+        let record: Record = serde_json::from_value(serde_json::json!({
+            "version": 1, "domain": { "uuid": "0cd8a2ab-6c8d-4b2c-9a8e-6a2f9a7d4e01", "name": "vm1" },
+            "phase": "running", "steps": [{ "state": "done", "answers": { "who": "plugged" }, "step": {
+                "do": "create", "device": uuid, "backend": "mdev", "parent": "mtty", "type": "mtty-1", "keep": false,
+            } }],
+        }))
+        .unwrap();
+        let host = Host::at(root.path());
+        assert!(holders::is_held(&host, &DeviceId::parse(uuid).unwrap()).is_err());
+        let rows = recorded(&host, &record, |_| None);
+        let expected = if rustix::process::geteuid().is_root() { "orphan" } else { "present" };
+        assert_eq!(rows.iter().map(|row| row.state).collect::<Vec<_>>(), [expected]);
+    }
 
     #[test]
     fn what_is_kept_is_no_pending_removal() {

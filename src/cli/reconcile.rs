@@ -94,7 +94,7 @@ pub fn run(host: &Host, dry_run: bool, quiet: bool) -> Result<String, Failure> {
         let name = name(record.as_ref(), &domain);
         if dry_run {
             if let Some(record) = &record {
-                said.push_str(&would(host, record, &name));
+                said.push_str(&would(&host.looking(), record, &name));
             }
             continue;
         }
@@ -270,10 +270,10 @@ mod tests {
         let run = root.path().join("run/virt-mdev");
         std::fs::create_dir_all(run.join("domains")).unwrap();
         std::fs::create_dir_all(run.join("devices")).unwrap();
-        std::fs::write(run.join(format!("domains/{DOMAIN}.json")), record.to_string()).unwrap();
         std::fs::write(run.join(format!("domains/{other}.json")), another.to_string()).unwrap();
         std::os::unix::fs::symlink(&other, run.join("devices").join(uuid(4))).unwrap();
-        let said = super::run(&Host::at(root.path()), true, false).unwrap();
+        let record: Record = serde_json::from_value(record).unwrap();
+        let said = would(&Host::at(root.path()), &record, "vm1");
         let expected = [
             format!("vm1: would destroy {}: the domain has gone\n", uuid(1)),
             format!("vm1: would let go of {}, which stays: the domain has gone\n", uuid(2)),

@@ -127,6 +127,7 @@ fn udev(host: &Host) -> Result<Vec<Finding>, Trouble> {
 }
 
 fn orphans(host: &Host) -> Result<Vec<Finding>, Trouble> {
+    let host = &host.looking();
     let records = Records::new(host);
     let mut findings = Vec::new();
     for path in records.damaged()? {
