@@ -10,7 +10,7 @@ use crate::config::Waits;
 use crate::host::{Host, Lock, Trouble, daemon, node, see};
 use crate::ids::{AttributeName, DeviceId};
 use crate::plan::{Plan, Planned, held_by};
-use crate::record::{Answers, Guard, Phase, Records, State};
+use crate::record::{Answers, Guard, Named, Phase, Records, State};
 use crate::refusal::Refusal;
 use crate::step::{Place, Step};
 use crate::undo::{self, Back};
@@ -185,7 +185,7 @@ fn perform(
             }
             match guard.claim(device, means.waits.lock)? {
                 None => Ok(()),
-                Some(owner) => Err(Refusal::ClaimedByOther { device: device.clone(), owner: owner.name }),
+                Some(owner) => Err(claimed_meanwhile(device, owner)),
             }
         }
         Step::Use { device, place } => {
@@ -261,13 +261,18 @@ fn claim(means: Means<'_>, guard: &mut Guard<'_>, device: &DeviceId) -> Result<(
         Ok(None) => Ok(()),
         Ok(Some(owner)) => {
             guard.forget_last();
-            Err(Refusal::ClaimedByOther { device: device.clone(), owner: owner.name })
+            Err(claimed_meanwhile(device, owner))
         }
         Err(trouble) => {
             guard.forget_last();
             Err(trouble.into())
         }
     }
+}
+
+/// Since the plan was made. A step does not say who names the device.
+fn claimed_meanwhile(device: &DeviceId, owner: Named) -> Refusal {
+    Refusal::ClaimedByOther { device: device.clone(), owner: owner.name, in_metadata: false }
 }
 
 /// What became of making a device at one place.

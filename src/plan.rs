@@ -65,6 +65,7 @@ pub fn prepare(
             return Err(Refusal::ClaimedByOther {
                 device: request.device.clone(),
                 owner: owner.name.clone(),
+                in_metadata: request.wanted.is_some(),
             });
         }
         if let Some(domain) = &sight.reserved {
@@ -72,7 +73,12 @@ pub fn prepare(
         }
         if let (Some(existing), Some(holder)) = (&sight.existing, &sight.holder) {
             let place = Box::new(existing.place.clone());
-            return Err(Refusal::Held { device: request.device.clone(), place, holder: holder.clone() });
+            return Err(Refusal::Held {
+                device: request.device.clone(),
+                place,
+                holder: holder.clone(),
+                in_metadata: request.wanted.is_some(),
+            });
         }
         let kept = seen.kept.iter().find(|(device, place)| {
             *device == request.device && sight.existing.as_ref().is_some_and(|existing| existing.is_at(place))

@@ -16,6 +16,9 @@ use crate::words::{list, printable};
 
 pub use causes::{Absent, BadDefinition, Maker};
 
+/// For two domains that have the same device.
+const OTHER_DEVICE: &str = "only one of the two can run at a time, until one has another device: virsh edit, and a definition of its own";
+
 /// Why a domain's devices cannot be made.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the sentences say what each variant and field is")]
@@ -92,9 +95,9 @@ pub enum Refusal {
     #[error("device {device} exists already as {place}, and the domain wants {wanted}; {maker}")]
     OtherDevice { device: DeviceId, place: Box<Place>, wanted: String, maker: Maker },
     #[error("device {device}, {place}, is in use by {holder}")]
-    Held { device: DeviceId, place: Box<Place>, holder: String },
+    Held { device: DeviceId, place: Box<Place>, holder: String, in_metadata: bool },
     #[error("device {device} belongs to domain {}", printable(owner))]
-    ClaimedByOther { device: DeviceId, owner: String },
+    ClaimedByOther { device: DeviceId, owner: String, in_metadata: bool },
 
     #[error("{device} is set aside for domain {domain}, which is about to come to this host")]
     Reserved { device: DeviceId, domain: DomainUuid },
@@ -263,6 +266,9 @@ impl Refusal {
                 "pass another virtual function through; or, if that domain does not come after all, try again in {} minutes",
                 HOLDS.as_secs() / 60
             )),
+            // What only a hostdev names is made by others, and gets no other uuid from us.
+            Self::Held { in_metadata: false, .. } => Some(format!("end that process; if it runs another domain with the same device, {OTHER_DEVICE}")),
+            Self::ClaimedByOther { in_metadata: false, .. } => Some(OTHER_DEVICE.to_owned()),
             Self::Held { .. } => {
                 Some("end that process; or, if this domain is a clone that has its original's uuids, give it its own: virt-mdev assign --fresh VM".to_owned())
             }

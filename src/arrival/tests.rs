@@ -123,9 +123,10 @@ fn without_a_function_it_is_said_whether_the_type_or_the_room_is_missing() {
 #[test]
 fn another_uuid_helps_where_the_metadata_names_the_device_and_it_is_not_the_domains_own() {
     let domain = domain(&format!("<m:device type='t' uuid='{OWN}'/>"), &[]);
-    let claimed = |device| Refusal::ClaimedByOther { device, owner: "vm2".to_owned() };
+    let claimed = |device| Refusal::ClaimedByOther { device, owner: "vm2".to_owned(), in_metadata: true };
     let place = Box::new(offer("0000:41:00.4", "x", Match::Id).place);
-    let held = |device| Refusal::Held { device, place: place.clone(), holder: "qemu".to_owned() };
+    let held =
+        |device| Refusal::Held { device, place: place.clone(), holder: "qemu".to_owned(), in_metadata: true };
     let uuid = MdevUuid::parse(OWN).unwrap();
     for (refusal, ours, conflict) in [
         (claimed(mdev(OWN)), false, true),

@@ -200,7 +200,7 @@ fn fresh(host: &Host, name: &str, xml: &str) -> Result<(String, String), Failure
     if names.is_empty() {
         return refused(
             "its metadata names no device with a uuid".to_owned(),
-            "only what virt-mdev makes gets a fresh uuid",
+            "what only a <hostdev> names gets another uuid by `virsh edit`, and a definition of its own",
         );
     }
     let after = editable.renamed(&names);

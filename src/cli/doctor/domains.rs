@@ -22,7 +22,7 @@ const REFUSED: &str = "its start would be refused";
 pub(super) fn look(host: &Host, config: &Config, conf: &QemuConf) -> Result<Vec<Finding>, Trouble> {
     let mut findings = Vec::new();
     let lockable = libvirt::running(host).and_then(|daemon| daemon::lockable(host, daemon.pid));
-    let mut having: BTreeMap<MdevUuid, BTreeMap<String, String>> = BTreeMap::new();
+    let mut having: BTreeMap<MdevUuid, BTreeMap<String, Option<String>>> = BTreeMap::new();
     for (file, read) in definition::files(host)? {
         let domain = match read {
             Ok(domain) => domain,
@@ -34,16 +34,21 @@ pub(super) fn look(host: &Host, config: &Config, conf: &QemuConf) -> Result<Vec<
         };
         let name = printable(&domain.name).to_string();
         for device in named(&domain) {
-            having.entry(device).or_default().insert(name.clone(), for_shell(&domain.name, &domain.uuid));
+            let in_metadata = domain.wanted.iter().any(|wanted| wanted.uuid.as_ref() == Some(&device));
+            let renews = in_metadata.then(|| for_shell(&domain.name, &domain.uuid));
+            having.entry(device).or_default().insert(name.clone(), renews);
         }
         let judged = by_argument(host, &domain, conf, lockable)?.or_else(|| unmakable(host, config, &domain));
         let edit = format!("virsh edit {}", for_shell(&domain.name, &domain.uuid));
         findings.extend(judged.map(|refusal| of(&name, &refusal, &edit)));
     }
     for (device, names) in having.into_iter().filter(|(_, names)| names.len() > 1) {
-        let (clone, command) =
-            names.iter().last().map(|(name, command)| (name.clone(), command.clone())).unwrap_or_default();
-        let fix = format!("if {clone} is a clone: virt-mdev assign --fresh {command}");
+        let clone = names.iter().rev().find_map(|(name, renews)| Some((name, renews.as_ref()?)));
+        let fix = match clone {
+            Some((clone, vm)) => format!("if {clone} is a clone: virt-mdev assign --fresh {vm}"),
+            None => "virsh edit: give all but one of them another device, each with a definition of its own"
+                .to_owned(),
+        };
         let names: Vec<String> = names.into_keys().collect();
         findings.push(Finding::new(
             format!("{} have the same device, {device}", list(&names)),
