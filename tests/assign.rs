@@ -87,3 +87,28 @@ fn every_command_is_answered_as_expected() {
         "answered otherwise now:\n{answers}"
     );
 }
+
+/// It has its function all the same: who starts it may have mended it until then.
+#[test]
+fn a_domain_with_a_mistake_in_its_metadata_has_its_function() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let mut description = toml::Table::new();
+    description.insert("host".to_owned(), "l40s".into());
+    let tree = Tree::build(&here.join("hosts"), &description);
+    let other = include_str!("assign/other.xml");
+    let mistaken = other.replace("type=\"1145\"", "tpye=\"1145\"");
+    tree.write("etc/libvirt/qemu/render2.xml", &mistaken);
+    // libvirt would not read it either.
+    tree.write("etc/libvirt/qemu/render3.xml", other.split("<devices>").next().unwrap());
+    let asked =
+        |words: &[&str]| Typed::try_parse_from(["assign", "vm1", "1145"].iter().chain(words)).unwrap().asked;
+    let given = answer(&tree, &asked(&[])).unwrap();
+    assert!(given.contains("parent=\"0000:41:00.6\""), "{given}");
+    let refused = answer(&tree, &asked(&["--parent", "0000:41:00.5"])).unwrap_err();
+    assert!(refused.text.ends_with("1 in use by the definition of render2"), "{}", refused.text);
+    // Nor does a mistake of its own make it free.
+    let (wish, asked) = (asked(&[]).wish.unwrap(), asked(&["--parent", "0000:41:00.5"]));
+    std::fs::remove_file(tree.host().path("etc/libvirt/qemu/render2.xml")).unwrap();
+    let refused = devices(&tree.host(), &mistaken, &wish, &asked).unwrap_err();
+    assert!(refused.text.ends_with("1 in use by the definition of the domain itself"), "{}", refused.text);
+}

@@ -4,8 +4,8 @@
 use clap::Args;
 
 use crate::backend::{self, Backend, nvidia};
-use crate::cli::definition;
-use crate::domain::{Attribute, Domain, Placement, Wanted};
+use crate::cli::definition::{self, Opens};
+use crate::domain::{Attribute, Placement, Wanted};
 use crate::host::{Host, Trouble, see};
 use crate::ids::{AttributeName, DeviceId, DomainUuid, Malformed, MdevUuid, Parent, PciAddress, TypeWish};
 use crate::placement::{self, Taken};
@@ -203,14 +203,16 @@ fn among(
         }
     }
     let (mut free, mut assigned) = (Vec::new(), Vec::new());
-    let (others, own) = (definition::all(host)?, Domain::read(xml.as_bytes()).ok());
+    let own = Opens::of(xml.as_bytes(), "the domain itself").ok();
+    let others = definition::opens(host)?;
     let records = Records::new(host);
     for offer in offers {
         let Ok(address) = PciAddress::parse(&offer.place.parent.to_string()) else { continue };
-        let has = |domain: &&Domain| domain.pcis.iter().any(|pci| pci.address == address);
+        let device = DeviceId::Vf(address);
+        let has = |domain: &&Opens| domain.devices.contains(&device);
         if let Some(domain) = own.iter().chain(&others).find(has) {
             assigned.push(domain.name.clone());
-        } else if records.is_free(&DeviceId::Vf(address), None)?
+        } else if records.is_free(&device, None)?
             && nvidia::free(host, &offer.place).is_ok_and(|free| free > 0)
         {
             free.push(offer);

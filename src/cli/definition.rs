@@ -4,9 +4,10 @@ use rustix::io::Errno;
 
 use super::Failure;
 use super::virsh::{XmlFile, virsh};
+use crate::domain::edit::Editable;
 use crate::domain::{Domain, MAX_XML};
 use crate::host::{Host, Trouble};
-use crate::ids::DomainUuid;
+use crate::ids::{DeviceId, DomainUuid};
 use crate::refusal::Refusal;
 use crate::words::{for_shell, printable};
 
@@ -141,20 +142,52 @@ impl Definition {
     }
 }
 
-/// What libvirt has on file, as far as it can be read: of domains that run, too, what they will be.
-pub(super) fn all(host: &Host) -> Result<Vec<Domain>, Trouble> {
-    Ok(files(host)?.into_iter().filter_map(|(_, read)| read.ok()).collect())
-}
-
 /// A file's name, and the domain that it defines or what is wrong with that.
 pub(super) type Read = (String, Result<Domain, Refusal>);
 
-/// The same, of each file.
+/// What libvirt has on file, of each domain: of one that runs, too, what it will be.
 pub(super) fn files(host: &Host) -> Result<Vec<Read>, Trouble> {
-    let mut files = Vec::new();
+    Ok(texts(host)?.into_iter().map(|(file, xml)| (file, Domain::read(&xml))).collect())
+}
+
+/// The devices that a domain's hostdevs open, whatever is wrong with its metadata: its name is `otherwise` then.
+pub(super) struct Opens {
+    pub(super) name: String,
+    pub(super) devices: Vec<DeviceId>,
+}
+
+impl Opens {
+    pub(super) fn of(xml: &[u8], otherwise: &str) -> Result<Self, Refusal> {
+        let text = std::str::from_utf8(xml).map_err(|error| Refusal::XmlNotUtf8(error.valid_up_to()))?;
+        let devices = Editable::read(text)?.opened().cloned().collect();
+        Ok(Self {
+            name: Domain::read(xml).map_or_else(|_| otherwise.to_owned(), |domain| domain.name),
+            devices,
+        })
+    }
+}
+
+/// The same, of what libvirt has on file.
+pub(super) fn opens(host: &Host) -> Result<Vec<Opens>, Trouble> {
+    let mut domains = Vec::new();
+    for (file, xml) in texts(host)? {
+        // The file is called after the domain (`virDomainConfigFile`).
+        match Opens::of(&xml, file.strip_suffix(".xml").unwrap_or(&file)) {
+            Ok(opens) => domains.push(opens),
+            Err(refusal) => log::warn!(
+                "/{DOMAINS}/{}: {refusal}; what it passes through is not known, and may be given to another domain",
+                printable(&file)
+            ),
+        }
+    }
+    Ok(domains)
+}
+
+fn texts(host: &Host) -> Result<Vec<(String, Vec<u8>)>, Trouble> {
+    let mut texts = Vec::new();
     for file in host.names(DOMAINS)?.into_iter().filter(|file| file.ends_with(".xml")) {
         match host.read_whole(&format!("{DOMAINS}/{file}")) {
-            Ok(xml) => files.push((file, Domain::read(&xml))),
+            Ok(xml) => texts.push((file, xml)),
             // Whoever may not read them knows nothing of what they have.
             Err(trouble) if trouble.is(Errno::ACCESS) => return Err(trouble),
             // Undefined in the meantime, or no file.
@@ -162,7 +195,7 @@ pub(super) fn files(host: &Host) -> Result<Vec<Read>, Trouble> {
             Err(trouble) => log::warn!("{trouble}"),
         }
     }
-    Ok(files)
+    Ok(texts)
 }
 
 #[cfg(test)]

@@ -33,6 +33,11 @@ impl<'t> Editable<'t> {
         &self.at.wanted
     }
 
+    /// What the hostdevs open.
+    pub fn opened(&self) -> impl Iterator<Item = &DeviceId> {
+        self.at.hostdevs.iter().map(|(device, _)| device)
+    }
+
     /// Whether `<qemu:commandline>` names the device.
     pub fn has_argument(&self, uuid: &MdevUuid) -> bool {
         self.at.uuids.iter().any(|(other, place)| other == uuid && place.in_argument)
