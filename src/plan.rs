@@ -80,22 +80,9 @@ pub fn prepare(
                 in_metadata: request.wanted.is_some(),
             });
         }
-        let kept = seen.kept.iter().find(|(device, place)| {
-            *device == request.device && sight.existing.as_ref().is_some_and(|existing| existing.is_at(place))
-        });
-        let wanted = match &sight.existing {
-            Some(_) => request.wanted.as_ref(),
-            None => defined::wanted(domain, requests, request, sight)?,
-        };
-        let relocated = wanted.map(|wanted| sight.relocate(wanted));
-        let wanted = relocated.as_deref();
-        let planned = match (&sight.existing, wanted) {
-            (Some(existing), wanted) => found(request, existing, wanted, kept, sight.defined)?,
-            (None, Some(wanted)) => create(domain, request, wanted, sight, default, &mut taken)
-                .map_err(|refusal| defined::with_its_file(request, sight, refusal))?,
-            // Only the hostdev names it, and nobody has defined it: libvirt says so, and nothing is ours to do.
-            (None, None) => continue,
-        };
+        let one = device(domain, requests, (request, sight), &seen.kept, default, &mut taken)?;
+        let Some(planned) = one else { continue };
+        let wanted = sight.wanted(request);
         let foreign = matches!(planned.step, Step::Use { .. });
         plan.notes.extend(defined::disagreement(request, sight, &planned.step));
         if let Some(wanted) = wanted {
@@ -128,6 +115,26 @@ pub fn prepare(
     plan.steps.append(&mut attributes);
     plan.steps.append(&mut online);
     Ok(plan)
+}
+
+/// What makes one of the domain's devices, or takes up what is there; whoever else has that now is not asked. `None`: only the
+/// hostdev names it, and nobody has defined it: libvirt says so, and nothing is ours to do.
+pub fn device(
+    domain: &DomainUuid,
+    requests: &[Request],
+    (request, sight): (&Request, &Sight),
+    kept: &[(DeviceId, Place)],
+    default: Placement,
+    taken: &mut Taken,
+) -> Result<Option<Planned>, Refusal> {
+    if let Some(existing) = &sight.existing {
+        let kept = kept.iter().find(|(device, place)| *device == request.device && existing.is_at(place));
+        return found(request, existing, request.wanted.as_ref(), kept, sight.defined).map(Some);
+    }
+    let Some(wanted) = defined::wanted(domain, requests, request, sight)? else { return Ok(None) };
+    create(domain, request, &sight.relocate(wanted), sight, default, taken)
+        .map(Some)
+        .map_err(|refusal| defined::with_its_file(request, sight, refusal))
 }
 
 impl From<Step> for Planned {

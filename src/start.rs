@@ -54,6 +54,14 @@ pub fn plan(host: &Host, domain: &Domain, record: &Record, when: Labels) -> Resu
     Ok(labels::plan(domain, &labels, &nodes, &record.steps))
 }
 
+/// Whether the labels that a domain's author wrote can be given to a node.
+pub fn judge_labels(host: &Host, domain: &Domain, when: Labels) -> Result<(), Refusal> {
+    if when != Labels::Never && !domain.seclabels.is_empty() {
+        labels(host, domain, &QemuConf::default())?;
+    }
+    Ok(())
+}
+
 /// What stands in the way of a start already at prepare: labels that its author wrote himself, and what a hook cannot do
 /// for devices that libvirt does not know of. `made`: the domain's devices, once they are there.
 pub fn judge(
@@ -63,8 +71,8 @@ pub fn judge(
     caller: Option<Process>,
     made: &[DeviceId],
 ) -> Result<(), Refusal> {
-    if when != Labels::Never && made.is_empty() && !domain.seclabels.is_empty() {
-        labels(host, domain, &QemuConf::default())?;
+    if made.is_empty() {
+        judge_labels(host, domain, when)?;
     }
     if domain.sysfsdevs.is_empty() {
         return Ok(());

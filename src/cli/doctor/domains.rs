@@ -9,11 +9,14 @@ use crate::config::Config;
 use crate::domain::Domain;
 use crate::host::{Host, Trouble, daemon, libvirt, node, see};
 use crate::ids::{DeviceId, MdevUuid, Node};
+use crate::placement::Taken;
 use crate::plan;
 use crate::qemu_conf::{self, QemuConf};
-use crate::record::Records;
+use crate::record::{Record, Records, State};
 use crate::refusal::Refusal;
 use crate::request::requests;
+use crate::seen::{Offer, Sight};
+use crate::start;
 use crate::startable;
 use crate::words::{for_shell, list, printable};
 
@@ -38,7 +41,8 @@ pub(super) fn look(host: &Host, config: &Config, conf: &QemuConf) -> Result<Vec<
             let renews = in_metadata.then(|| for_shell(&domain.name, &domain.uuid));
             having.entry(device).or_default().insert(name.clone(), renews);
         }
-        let judged = by_argument(host, &domain, conf, lockable)?.or_else(|| unmakable(host, config, &domain));
+        let judged =
+            by_argument(host, &domain, conf, lockable)?.or_else(|| unmakable(host, config, &domain).err());
         let edit = format!("virsh edit {}", for_shell(&domain.name, &domain.uuid));
         findings.extend(judged.map(|refusal| of(&name, &refusal, &edit)));
     }
@@ -101,23 +105,168 @@ fn by_argument(
     Ok(startable::judge(domain, &nodes, conf, lockable).err())
 }
 
-/// Why what a domain's metadata asks for could not be made, on an empty host of this kind: that there is no room now is
-/// nothing that is wrong.
-fn unmakable(host: &Host, config: &Config, domain: &Domain) -> Option<Refusal> {
-    let requests = match requests(domain, |address| nvidia::function(host, address)) {
-        Ok(requests) => requests,
-        Err(refusal) => return Some(refusal),
+/// Why a prepare of the domain would be refused on an empty host of this kind: that there is no room now, or that somebody
+/// else has the device, is nothing that is wrong with it.
+fn unmakable(host: &Host, config: &Config, domain: &Domain) -> Result<(), Refusal> {
+    let (host, records) = (&host.looking(), Records::new(host));
+    let requests = requests(domain, |address| nvidia::function(host, address))?;
+    start::judge_labels(host, domain, config.labels)?;
+    let seen = see::see(host, &records, &domain.uuid, &requests, config.definitions)?;
+    let record = records.read(&domain.uuid).ok().flatten();
+    // What its own run has goes with that, and is made anew.
+    let runs = |device: &DeviceId| {
+        let mut devices = record.iter().flat_map(Record::devices);
+        devices.any(|(its, .., state)| its == device && state != State::Kept)
     };
-    let seen =
-        match see::see(&host.looking(), &Records::new(host), &domain.uuid, &requests, config.definitions) {
-            Ok(seen) => seen,
-            Err(trouble) => return Some(trouble.into()),
-        };
-    requests.iter().zip(&seen.sights).find_map(|(request, sight)| {
-        let wanted = sight.wanted(request).filter(|_| sight.existing.is_none())?;
-        match plan::fitting(request, wanted, sight) {
-            Err(Refusal::NoRoom { .. }) | Ok(_) => None,
-            Err(refusal) => Some(refusal),
+    for (request, sight) in requests.iter().zip(&seen.sights) {
+        let has_it = sight.owner.is_some() || sight.holder.is_some() || runs(&request.device);
+        if sight.existing.is_some() && has_it {
+            continue;
         }
-    })
+        let offers = sight.offers.iter().map(|offer| Offer { free: None, ..offer.clone() }).collect();
+        let empty = Sight { offers, ..sight.clone() };
+        let of = (request, &empty);
+        match plan::device(&domain.uuid, &requests, of, &seen.kept, config.placement, &mut Taken::new()) {
+            // A virtual function does not list what does not fit now.
+            Ok(_) | Err(Refusal::NoRoom { .. }) => {}
+            Err(refusal) => return Err(refusal),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::path::Path;
+
+    use super::*;
+
+    const UUID: &str = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
+
+    fn write(root: &Path, file: &str, text: &str) {
+        let path = root.join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    /// The findings about one domain: with this metadata and `<seclabel>`, its hostdev managed or not, on a host whose
+    /// mtty has one type, and these files.
+    fn found(metadata: &str, managed: &str, model: &str, label: &str, files: &[(&str, &str)]) -> Vec<String> {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        let kind = "sys/devices/mtty/mdev_supported_types/mtty-2";
+        write(root, &format!("{kind}/device_api"), "vfio-pci\n");
+        write(root, &format!("{kind}/available_instances"), "0\n");
+        for parent in ["mtty", "mbochs"] {
+            fs::create_dir_all(root.join("sys/class/mdev_bus")).unwrap();
+            fs::create_dir_all(root.join("sys/devices").join(parent)).unwrap();
+            symlink(format!("../../devices/{parent}"), root.join("sys/class/mdev_bus").join(parent)).unwrap();
+        }
+        write(root, "etc/passwd", "root:x:0:0::/:/bin/sh\n");
+        write(root, "etc/group", "root:x:0:\n");
+        let xml = format!(
+            "<domain><name>vm1</name><uuid>0cd8a2ab-6c8d-4b2c-9a8e-6a2f9a7d4e01</uuid><metadata><m:devices \
+             xmlns:m='urn:virt-mdev:domain:1'>{metadata}</m:devices></metadata><devices><hostdev mode='subsystem' \
+             type='mdev' managed='{managed}' model='{model}'><source><address uuid='{UUID}'/></source></hostdev>\
+             </devices>{label}</domain>"
+        );
+        write(root, "etc/libvirt/qemu/vm1.xml", &xml);
+        for (file, text) in files {
+            match text.strip_prefix("-> ") {
+                Some(target) => {
+                    fs::create_dir_all(root.join(file).parent().unwrap()).unwrap();
+                    symlink(target, root.join(file)).unwrap();
+                }
+                None => write(root, file, text),
+            }
+        }
+        let host = Host::at(root);
+        let findings = look(&host, &Config::default(), &QemuConf::default()).unwrap();
+        findings.into_iter().map(|finding| finding.what).collect()
+    }
+
+    #[test]
+    fn what_a_start_would_refuse_is_found_and_what_passes_is_not() {
+        let ours = format!("<m:device uuid='{UUID}' type='mtty-2'/>");
+        let defined = |parent: &str| format!("etc/mdevctl.d/{parent}/{UUID}");
+        let (mtty, mbochs) = (defined("mtty"), defined("mbochs"));
+        let good = r#"{"mdev_type":"mtty-2","start":"manual","attrs":[]}"#;
+        let label = "<seclabel type='static' model='dac'><label>nosuch:+1</label></seclabel>";
+        let directory = format!("sys/devices/mtty/{UUID}");
+        let another = [
+            (format!("{directory}/mdev_type"), "-> ../mdev_supported_types/mtty-1".to_owned()),
+            (format!("sys/bus/mdev/devices/{UUID}"), format!("-> ../../../../{directory}")),
+        ];
+        let another: Vec<_> = another.iter().map(|(file, text)| (file.as_str(), text.as_str())).collect();
+        let claim = format!("run/virt-mdev/devices/{UUID}");
+        let other = "0cd8a2ab-6c8d-4b2c-9a8e-6a2f9a7d4e02";
+        let (record, to_other) = (format!("run/virt-mdev/domains/{other}.json"), format!("-> {other}"));
+        let of_other = format!(
+            r#"{{"version":1,"domain":{{"uuid":"{other}","name":"vm2"}},"phase":"running","steps":[]}}"#
+        );
+        let claimed =
+            [&another[..], &[(claim.as_str(), to_other.as_str()), (record.as_str(), of_other.as_str())]]
+                .concat();
+        type Case<'a> = (&'a str, &'a str, &'a str, &'a str, &'a [(&'a str, &'a str)], Option<&'a str>);
+        let cases: [Case<'_>; 10] = [
+            ("", "no", "vfio-pci", "", &[], None),
+            // There is no room for it, which says nothing about the definition.
+            (&ours, "no", "vfio-pci", "", &[], None),
+            ("", "yes", "vfio-pci", "", &[(&mtty, good)], None),
+            ("", "no", "vfio-pci", "", &[(&mtty, "{")], Some("vm1: the definition /etc/mdevctl.d/mtty/")),
+            (
+                "",
+                "no",
+                "vfio-pci",
+                "",
+                &[(&mtty, good), (&mbochs, good)],
+                Some("vm1: device 83b8f4f2-509f-382f-3c1e-e6bfe0fa1001 is defined by "),
+            ),
+            (
+                "",
+                "yes",
+                "vfio-pci",
+                "",
+                &[],
+                Some("vm1: hostdev 83b8f4f2-509f-382f-3c1e-e6bfe0fa1001 has managed='yes'"),
+            ),
+            (
+                &ours,
+                "no",
+                "vfio-ap",
+                "",
+                &[],
+                Some("vm1: hostdev 83b8f4f2-509f-382f-3c1e-e6bfe0fa1001 has model=\"vfio-ap\""),
+            ),
+            (
+                &ours,
+                "no",
+                "vfio-pci",
+                label,
+                &[],
+                Some("vm1: the <seclabel model='dac'> of the domain has the label "),
+            ),
+            (
+                &ours,
+                "no",
+                "vfio-pci",
+                "",
+                &another,
+                Some("vm1: device 83b8f4f2-509f-382f-3c1e-e6bfe0fa1001 exists already as "),
+            ),
+            // Another domain has it now.
+            (&ours, "no", "vfio-pci", "", &claimed, None),
+        ];
+        for (metadata, managed, model, label, files, expected) in cases {
+            let found = found(metadata, managed, model, label, files);
+            let as_expected = match (expected, found.as_slice()) {
+                (None, []) => true,
+                (Some(expected), [one]) => one.starts_with(expected),
+                _ => false,
+            };
+            assert!(as_expected, "{metadata} {managed} {model} {label} {files:?}: {found:?}");
+        }
+    }
 }
