@@ -12,13 +12,14 @@
 //!   locks/card-000 … card-fff        kernel locks, one of them for each physical card
 //!   locks/claims                     kernel lock: held while a claim that nobody answers for is broken
 //!   locks/reserved                   kernel lock: held while functions are chosen and set aside
+//!   locks/definitions                kernel lock: held while functions are chosen and written into a domain's definition
 //!   locks/labels                     kernel lock: held while one node gets a label, by udev's helper, or loses it
 //! ```
 //! Claims and index are symbolic links because a link is made whole, exclusively and in one system call; they point
 //! at nothing and nobody follows them. `/run` is empty after a boot, and so is sysfs.
 //!
 //! A record stands before the first claim and goes after the last one, so a claim whose domain has no record is
-//! nobody's. Lock order: domain, card, claims; domain, labels; reserved alone.
+//! nobody's. Lock order: domain, card, claims; domain, labels; reserved alone; definitions alone.
 
 mod contents;
 mod guard;
@@ -200,6 +201,13 @@ impl Records {
     /// one is put back.
     pub fn lock_labels(&self, limit: Duration) -> Result<Lock, Trouble> {
         self.host.lock(&self.base.join("locks/labels"), limit)
+    }
+
+    /// Takes the lock that is held while functions are chosen and written into a definition. libvirt is asked meanwhile, which
+    /// may wait for a hook: no hook takes it.
+    pub fn lock_definitions(&self, limit: Duration) -> Result<Lock, Trouble> {
+        self.make_directories()?;
+        self.host.lock(&self.base.join("locks/definitions"), limit)
     }
 
     /// Takes a domain's lock and reads its record. The guard is the only way to change either.

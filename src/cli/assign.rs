@@ -6,16 +6,17 @@ use std::fmt::Write as _;
 use clap::Args;
 
 use super::choose::{self, Chosen, Which, parsed};
-use super::definition::Definition;
-use super::{Failure, config};
+use super::definition::{self, Definition, Opens};
+use super::{Failure, config, or_warn};
 use crate::backend::nvidia;
 use crate::domain::edit::Editable;
 use crate::domain::{Assigned, Domain, Wanted, snippet};
-use crate::host::Host;
+use crate::host::{Host, Lock};
 use crate::ids::{DeviceId, MdevUuid, TypeWish};
+use crate::record::Records;
 use crate::refusal::Refusal;
 use crate::request::requests;
-use crate::words::printable;
+use crate::words::{for_shell, printable};
 
 /// Where the kernel makes random UUIDs.
 const RANDOM: &str = "proc/sys/kernel/random/uuid";
@@ -55,9 +56,13 @@ pub struct Assign {
 }
 
 pub(super) fn run(host: &Host, asked: &Assign) -> Result<String, Failure> {
+    // Until what is chosen stands in the definition, nobody else is to choose it.
+    let chooses = asked.wish.is_some() && !asked.print;
+    let lock = if chooses { lock(host)? } else { None };
     let definition = Definition::of(&asked.vm)?;
     let name = printable(&definition.name).to_string();
     let in_domain = |failure: Failure| failure.about(&definition.name);
+    let mut given = Vec::new();
     let (xml, mut said) = match &asked.wish {
         Some(wish) => {
             let (devices, notes) = devices(host, &definition.xml, wish, asked).map_err(in_domain)?;
@@ -78,6 +83,7 @@ pub(super) fn run(host: &Host, asked: &Assign) -> Result<String, Failure> {
             for note in notes {
                 let _ = writeln!(said, "note: {note}");
             }
+            given.extend(devices.into_iter().map(|assigned| assigned.device));
             (xml, said)
         }
         None => fresh(host, &definition.name, &definition.xml).map_err(in_domain)?,
@@ -86,11 +92,39 @@ pub(super) fn run(host: &Host, asked: &Assign) -> Result<String, Failure> {
         definition.starts()?;
     }
     definition.change(&xml)?;
+    drop(lock);
+    // Others change definitions, too, and ask nobody.
+    given.retain(|device| matches!(device, DeviceId::Vf(_)) && !asked.force);
+    let others = if given.is_empty() { Vec::new() } else { or_warn(definition::opens(host)) };
+    if let Some((device, other)) = shared(&others, &definition.name, &given) {
+        let text = format!("{name}: has {device} now, and so has the definition of {}", printable(&other));
+        return Err(Failure { before: said, ..Failure::new(text) }.hint(format!(
+            "only one of them can run at a time: virt-mdev unassign {} {device}, and assign again",
+            for_shell(&definition.name, &definition.uuid)
+        )));
+    }
     if asked.start {
         return definition.start(said);
     }
     said.push_str(&definition.notes());
     Ok(said)
+}
+
+/// Of two that assign functions at once, each is to see what the other has been given.
+fn lock(host: &Host) -> Result<Option<Lock>, Failure> {
+    if !rustix::process::geteuid().is_root() || nvidia::parents(host)?.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(Records::new(host).lock_definitions(config(host)?.waits.lock)?))
+}
+
+/// A function that the definition of another domain has, too.
+fn shared(domains: &[Opens], name: &str, given: &[DeviceId]) -> Option<(DeviceId, String)> {
+    let mut others = domains.iter().filter(|domain| domain.name != name);
+    others.find_map(|other| {
+        let device = given.iter().find(|device| other.devices.contains(device))?;
+        Some((device.clone(), other.name.clone()))
+    })
 }
 
 /// The devices that are put into a domain, and what a person may not expect of them.
@@ -266,6 +300,20 @@ mod tests {
         );
         assert!(said.contains("note: the virtual function 0000:41:00.5 has no uuid and stays"), "{said}");
         assert!(said.contains(&format!("note: {other} is not in the metadata and stays")), "{said}");
+    }
+
+    #[test]
+    fn a_function_that_two_definitions_have_is_seen() {
+        let device = |text: &str| DeviceId::parse(text).unwrap();
+        let opens = |name: &str, devices: &[&str]| Opens {
+            name: name.to_owned(),
+            devices: devices.iter().map(|text| device(text)).collect(),
+        };
+        let domains = [opens("vm1", &["0000:41:00.4"]), opens("vm2", &["0000:41:00.5", OLD])];
+        let shared = |given: &str| shared(&domains, "vm1", &[device(given)]);
+        assert_eq!(shared("0000:41:00.4"), None);
+        assert_eq!(shared("0000:41:00.6"), None);
+        assert_eq!(shared("0000:41:00.5"), Some((device("0000:41:00.5"), "vm2".to_owned())));
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::domain::{Domain, Wanted, hostdev_xml};
 use crate::execute::Means;
 use crate::host::udev::Watch;
 use crate::host::{Host, daemon, holders};
-use crate::ids::{DeviceId, DomainUuid, MdevUuid, TypeWish};
+use crate::ids::{DeviceId, DomainUuid, MdevUuid, Parent, TypeWish};
 use crate::record::{Answers, Record, Records, State};
 use crate::refusal::Refusal;
 use crate::request::Request;
@@ -100,31 +100,40 @@ pub(super) fn attach(host: &Host, arguments: &Attach) -> Result<String, Failure>
     let (domain, xml) = running(&arguments.domain, &for_next_start(&arguments.domain))?;
     let wanted = arguments.which.wanted(&arguments.wish);
     let choose = || choose::choose(host, &xml, &wanted, 1, config.placement);
-    let chosen = match choose() {
-        // What dead starts left may not stand in the way.
-        Err(Refusal::NoRoom { .. })
-            if reconcile::run(host, false, true).is_ok_and(|said| !said.is_empty()) =>
-        {
-            choose()
-        }
-        chosen => chosen,
+    let pick = || -> Result<Request, Failure> {
+        let chosen = match choose() {
+            // What dead starts left may not stand in the way.
+            Err(Refusal::NoRoom { .. })
+                if reconcile::run(host, false, true).is_ok_and(|said| !said.is_empty()) =>
+            {
+                choose()
+            }
+            chosen => chosen,
+        };
+        let device = match chosen.map_err(|refusal| Failure::from(refusal).about(&domain.name))? {
+            Chosen::Mdev { .. } => DeviceId::Mdev(random_uuid(host)?),
+            Chosen::Functions(functions) => {
+                DeviceId::Vf(functions.into_iter().next().ok_or_else(|| Failure::from(Refusal::NoParents))?)
+            }
+        };
+        let wanted = Some(as_of(wanted.clone(), &device));
+        Ok(Request { wanted, device, model: None, opened: true, managed: false })
     };
-    let device = match chosen.map_err(|refusal| Failure::from(refusal).about(&domain.name))? {
-        Chosen::Mdev { .. } => DeviceId::Mdev(random_uuid(host)?),
-        Chosen::Functions(functions) => {
-            DeviceId::Vf(functions.into_iter().next().ok_or_else(|| Failure::from(Refusal::NoParents))?)
-        }
-    };
-    let request =
-        Request { wanted: Some(as_of(wanted, &device)), device, model: None, opened: true, managed: false };
+    let mut request = pick()?;
     let own = daemon::own(host)
         .ok_or_else(|| Failure::new("cannot find this very process in /proc").hint("is /proc mounted?"))?;
     let _heir = Heir::appoint(&domain.uuid)?;
-    // Before the device is, so that nothing is missed. A virtual function has had its node since its driver was bound.
-    let is_new = matches!(request.device, DeviceId::Mdev(_));
-    let watch = if is_new { Watch::start(host) } else { None };
-    let made = attach::make(means, config, &domain, &request, Answers::Attach(own))
-        .map_err(|refusal| failure(refusal).about(&domain.name))?;
+    let (made, watch) = loop {
+        // Before the device is, so that nothing is missed. A virtual function has had its node since its driver was bound.
+        let is_new = matches!(request.device, DeviceId::Mdev(_));
+        let watch = if is_new { Watch::start(host) } else { None };
+        match attach::make(means, config, &domain, &request, Answers::Attach(own)) {
+            Ok(made) => break (made, watch),
+            // Somebody was faster, and has it: it is not chosen again.
+            Err(refusal) if is_one_of_several(&refusal, &wanted.parents) => request = pick()?,
+            Err(refusal) => return Err(failure(refusal).about(&domain.name)),
+        }
+    };
     let done = plug(means, config, &domain, &made, watch, arguments);
     let Err(failed) = done else { return done };
     let undone = take(means, &domain.uuid, &made.device, means.waits.release);
@@ -139,6 +148,15 @@ pub(super) fn attach(host: &Host, arguments: &Attach) -> Result<String, Failure>
             Failure { text, ..failed }.about(&domain.name)
         }
     })
+}
+
+/// Whether it is about a function that somebody else has got, and that a person has not named alone.
+fn is_one_of_several(refusal: &Refusal, named: &[Parent]) -> bool {
+    match refusal {
+        Refusal::ClaimedByOther { device: DeviceId::Vf(address), .. }
+        | Refusal::Reserved { device: DeviceId::Vf(address), .. } => *named != [address.as_parent()],
+        _ => false,
+    }
 }
 
 /// From a device that is there to one that the domain has.
@@ -375,6 +393,28 @@ mod tests {
             let command = format!("virt-mdev assign {named} …");
             assert!(for_next_start(vm).ends_with(&command), "{vm}");
         }
+    }
+
+    #[test]
+    fn another_function_is_chosen_unless_the_person_wants_that_one() {
+        let device = || DeviceId::parse("0000:41:00.4").unwrap();
+        let domain = DomainUuid::parse("0cd8a2ab-6c8d-4b2c-9a8e-6a2f9a7d4e01").unwrap();
+        let claimed =
+            Refusal::ClaimedByOther { device: device(), owner: "vm2".to_owned(), in_metadata: true };
+        let reserved = Refusal::Reserved { device: device(), domain };
+        let parents =
+            |names: &[&str]| names.iter().map(|name| Parent::parse(name).unwrap()).collect::<Vec<_>>();
+        for (named, another) in [
+            (&[][..], true),
+            (&["0000:41:00.0"], true),
+            (&["0000:41:00.4", "0000:41:00.5"], true),
+            (&["0000:41:00.4"], false),
+        ] {
+            for refusal in [&claimed, &reserved] {
+                assert_eq!(is_one_of_several(refusal, &parents(named)), another, "{named:?}: {refusal}");
+            }
+        }
+        assert!(!is_one_of_several(&Refusal::NoParents, &[]));
     }
 
     #[test]
