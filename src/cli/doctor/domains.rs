@@ -188,6 +188,28 @@ mod tests {
     }
 
     #[test]
+    fn a_fresh_uuid_is_offered_to_a_domain_whose_metadata_names_the_device() {
+        let fix = |metadata: &[&str]| {
+            let root = tempfile::tempdir().unwrap();
+            for (number, metadata) in metadata.iter().enumerate() {
+                let xml = format!(
+                    "<domain><name>vm{number}</name><uuid>0cd8a2ab-6c8d-4b2c-9a8e-6a2f9a7d4e0{number}</uuid><metadata>\
+                     <m:devices xmlns:m='urn:virt-mdev:domain:1'>{metadata}</m:devices></metadata><devices><hostdev \
+                     mode='subsystem' type='mdev' model='vfio-pci'><source><address uuid='{UUID}'/></source></hostdev>\
+                     </devices></domain>"
+                );
+                write(root.path(), &format!("etc/libvirt/qemu/vm{number}.xml"), &xml);
+            }
+            let findings = look(&Host::at(root.path()), &Config::default(), &QemuConf::default()).unwrap();
+            findings.into_iter().find(|finding| finding.what.contains("have the same device")).unwrap().fix
+        };
+        let ours = format!("<m:device uuid='{UUID}' type='mtty-2'/>");
+        assert_eq!(fix(&[&ours, &ours]), "if vm1 is a clone: virt-mdev assign --fresh vm1");
+        assert_eq!(fix(&[&ours, ""]), "if vm0 is a clone: virt-mdev assign --fresh vm0");
+        assert!(fix(&["", ""]).starts_with("virsh edit: "));
+    }
+
+    #[test]
     fn what_a_start_would_refuse_is_found_and_what_passes_is_not() {
         let ours = format!("<m:device uuid='{UUID}' type='mtty-2'/>");
         let defined = |parent: &str| format!("etc/mdevctl.d/{parent}/{UUID}");
