@@ -55,6 +55,12 @@ impl Said {
         self.took > TOO_LONG
     }
 
+    /// What no fault and no state of the host may lead to.
+    pub(crate) fn is_a_defect(&self) -> bool {
+        let words = ["panicked", "a defect of virt-mdev"];
+        self.code == Some(101) || words.iter().any(|words| self.stderr.contains(words))
+    }
+
     /// Done without a word.
     pub(crate) fn is_well(&self) -> bool {
         self.code == Some(0) && self.stderr.is_empty()

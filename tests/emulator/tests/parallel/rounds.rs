@@ -77,21 +77,11 @@ fn domains() -> Vec<Domain> {
     all.into_iter().enumerate().map(domain).collect()
 }
 
-/// What the programs under test can do.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Able {
-    /// `virt-mdev reconcile`, and with it the reaping of what nobody answers for.
-    pub(crate) reconcile: bool,
-    /// `virt-mdev release`.
-    pub(crate) release: bool,
-}
-
 struct Run {
     host: Emulated,
     eyes: Eyes,
     dice: Dice,
     oracle: Oracle,
-    able: Able,
     done: usize,
 }
 
@@ -111,13 +101,8 @@ pub(crate) fn main() -> Result<String, Wrong> {
     let _ = std::fs::remove_file(&file);
     let host = host?;
     let eyes = Eyes::of(&host);
-    let can = |verb: &str| cli(&host, &[verb, "--help"]).map(|said| said.code == Some(0));
-    let able = Able { reconcile: can("reconcile")?, release: can("release")? };
-    if !able.reconcile {
-        println!("parallel: these programs have no `virt-mdev reconcile`: rounds without it");
-    }
     let oracle = Oracle { domains: domains(), foreign: BTreeMap::new() };
-    let mut run = Run { host, eyes, dice: Dice(seed), oracle, able, done: 0 };
+    let mut run = Run { host, eyes, dice: Dice(seed), oracle, done: 0 };
     let before = run.eyes.all();
     while run.done < rounds {
         run.batch().map_err(|wrong| run.tell(&wrong))?;
@@ -132,12 +117,11 @@ impl Run {
         let before = self.eyes.look();
         self.eyes.control("clear-log")?;
         self.eyes.control("clear-faults")?;
-        let able = self.able;
         match self.dice.below(100) {
             0..5 => self.by_hand(&before),
-            5..9 if able.reconcile => self.reconcile(&before),
-            9..11 if able.reconcile => self.dry_run(),
-            11..14 if able.release => self.release_verb(&before),
+            5..9 => self.reconcile(&before),
+            9..11 => self.dry_run(),
+            11..14 => self.release_verb(&before),
             _ => self.events(&before),
         }?;
         self.look()
@@ -176,8 +160,7 @@ impl Run {
             self.eyes.control(&format!("fault {fault}"))?;
             turns.truncate(2);
         }
-        let reconciles =
-            self.able.reconcile && self.dice.percent(15) && turns.iter().all(|turn| turn.what != What::Open);
+        let reconciles = self.dice.percent(15) && turns.iter().all(|turn| turn.what != What::Open);
         let (host, eyes) = (&self.host, &self.eyes);
         let (outcomes, reconciled) = std::thread::scope(|scope| {
             let mut running = Vec::new();
@@ -194,7 +177,7 @@ impl Run {
         let effects = self.eyes.effects();
         let struck = effects.contains(" killed before") || effects.contains(" killed after");
         if let Some(said) = reconciled.transpose()?
-            && (said.is_too_slow() || (said.code != Some(0) && !struck))
+            && (said.is_too_slow() || said.is_a_defect() || (said.code != Some(0) && !struck))
         {
             return Err(format!("reconcile, with events at the same time: {said}\n{}", said.stdout));
         }
@@ -210,14 +193,7 @@ impl Run {
                 fault.as_ref().filter(|_| struck).map(|fault| format!(" [{fault}]")).unwrap_or_default();
             self.oracle.domains[turn.at].past.push(format!("{:>4} {note}{fault}", self.done));
             let others: Vec<usize> = turns.iter().map(|turn| turn.at).filter(|at| *at != turn.at).collect();
-            let context = crate::turn::Context {
-                before,
-                after: &after,
-                struck,
-                others: &others,
-                able: self.able,
-                reconciles,
-            };
+            let context = crate::turn::Context { before, after: &after, struck, others: &others, reconciles };
             wrong.extend(judge(&mut self.oracle, turn, &outcome?, &context));
             self.done += 1;
         }
@@ -356,11 +332,9 @@ impl Run {
         while !self.oracle.foreign.is_empty() {
             hand::remove(&mut self.oracle, &self.eyes, &mut self.dice, &Sight::default())?;
         }
-        if self.able.reconcile {
-            let said = cli(&self.host, &["reconcile"])?;
-            if !said.is_well() {
-                wrong.push(format!("the last reconcile: {said}"));
-            }
+        let said = cli(&self.host, &["reconcile"])?;
+        if !said.is_well() {
+            wrong.push(format!("the last reconcile: {said}"));
         }
         self.look()?;
         let left = differences(before, &self.eyes.all());

@@ -9,7 +9,6 @@ use crate::calls::{Daemon, Said, hold, hook, let_go};
 use crate::domains::{Dice, Wanted};
 use crate::eyes::{Eyes, Sight};
 use crate::oracle::{Domain, Is, Oracle};
-use crate::rounds::Able;
 
 /// What happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +56,6 @@ pub(crate) struct Context<'a> {
     pub(crate) struck: bool,
     /// Domains whose turn it was at the same time.
     pub(crate) others: &'a [usize],
-    pub(crate) able: Able,
     /// A reconcile ran at the same time: what it was just taking away may have been in the way, and seen in use.
     pub(crate) reconciles: bool,
 }
@@ -154,6 +152,10 @@ pub(crate) fn judge(oracle: &mut Oracle, turn: &Turn, said: &Said, context: &Con
     if said.is_too_slow() {
         wrong.push(format!("{name}: {:?} took too long: {said}", turn.what));
     }
+    // Whoever was killed beside it.
+    if said.is_a_defect() {
+        wrong.push(format!("{name}: {:?} is a defect: {said}", turn.what));
+    }
     let well = said.is_well();
     let killed = said.killed() || (context.struck && !well);
     let clean = domain.is_clean(context.after);
@@ -236,9 +238,8 @@ fn refusal(oracle: &Oracle, turn: &Turn, said: &Said, context: &Context<'_>) -> 
         let other = &oracle.domains[*at];
         other.wanted.iter().any(|theirs| domain.wanted.iter().any(|own| same(own, theirs)))
     };
-    // What nobody answers for is no reason: it is reaped first, if the programs can do that.
-    let reaped =
-        |other: &&Domain| context.able.reconcile && other.must_be_reaped() && other.uuid != domain.uuid;
+    // What nobody answers for is no reason: it is reaped first.
+    let reaped = |other: &&Domain| other.must_be_reaped() && other.uuid != domain.uuid;
     let same_id = |at: &usize| meets(at, |own, theirs| own.id == theirs.id);
     let disputed = context.reconciles || context.others.iter().any(same_id);
     if text.starts_with("no room for ") {
