@@ -143,8 +143,8 @@ impl Serving {
                 run(limit, stdin, program, arguments)
             }
             ["settle", limit] => {
-                settle(Duration::from_millis(limit.parse().map_err(io::Error::other)?));
-                Ok(Vec::new())
+                let limit = Duration::from_millis(limit.parse().map_err(io::Error::other)?);
+                settle(limit).map(|()| Vec::new())
             }
             ["look"] => {
                 let places = self.places.get_or_insert_with(Places::find);
@@ -232,17 +232,34 @@ fn run(limit: Duration, stdin: &str, program: &str, arguments: &[&str]) -> io::R
     Ok(vec![word.unwrap_or_default(), took, output?])
 }
 
-/// Waits until no child of ours and no child of theirs is left.
-fn settle(limit: Duration) {
+/// Waits until no child of ours and no child of theirs is left; an error names those that are there after the limit.
+fn settle(limit: Duration) -> io::Result<()> {
     let deadline = Instant::now() + limit;
     loop {
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Err(Errno::ECHILD) => return,
-            Ok(WaitStatus::StillAlive) if Instant::now() >= deadline => return,
+            Err(Errno::ECHILD) => return Ok(()),
+            Ok(WaitStatus::StillAlive) if Instant::now() >= deadline => {
+                let left = children().join(", ");
+                return Err(io::Error::other(format!("after {limit:?} there are still: {left}")));
+            }
             Ok(WaitStatus::StillAlive) => std::thread::sleep(Duration::from_millis(1)),
             _ => {}
         }
     }
+}
+
+/// Our children, each with its process id, its name and its state.
+fn children() -> Vec<String> {
+    let own = std::process::id().to_string();
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let child = |process: fs::DirEntry| {
+        let stat = fs::read_to_string(process.path().join("stat")).ok()?;
+        let (who, rest) = stat.rsplit_once(')')?;
+        let mut fields = rest.split_whitespace();
+        let (state, parent) = (fields.next()?, fields.next()?);
+        (parent == own).then(|| format!("{who}) {state}"))
+    };
+    processes.filter_map(child).collect()
 }
 
 /// All that is recorded, but locks: one line for each file and link.
