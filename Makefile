@@ -93,7 +93,8 @@ test: check fuzz test-emulator selinux test-packages test-vm ## everything: chec
 
 # Without MINUTES the same input each time: what is found by chance must not stop somebody else's change.
 fuzz: deps-build $(if $(MINUTES),deps-fuzz) ## hostile input for every reader, twelve seconds each (MINUTES=n: libFuzzer, n minutes each; TARGET=name: only that)
-	$(if $(MINUTES),tests/fuzz/guided/run $(MINUTES) $(TARGET),FUZZ_SEED=1 FUZZ_MINUTES=0.2 cargo test --locked --quiet --test fuzz -- --nocapture $(TARGET))
+	$(if $(MINUTES),tests/fuzz/guided/run $(MINUTES) $(TARGET),FUZZ_SEED=1 FUZZ_MINUTES=0.2 FUZZ_TARGETS='$(TARGET)' \
+	    cargo test --locked --quiet --test fuzz -- --nocapture $(if $(TARGET),--exact names $(TARGET)))
 
 # With names: the package that this machine has just built. Without: one that was built in a root of each suite.
 test-vm: package selinux deps-vm $(if $(SCENARIO),,dist) ## scenarios on real hosts (HOST=bookworm|trixie|sid|modular LSM=apparmor|selinux SCENARIO=name)
