@@ -4,10 +4,11 @@
 //! with them: read the difference. What `--json` prints is held against `packaging/schema`.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use serde_json::Value;
 use virt_mdev_emulator::client::Emulated;
 
@@ -100,7 +101,8 @@ impl Stage {
         stage
     }
 
-    fn run(&self, locale: &str, script: &str) -> Output {
+    /// A shell that finds the programs, 80 columns wide.
+    fn command(&self, locale: &str, script: &str) -> Command {
         let path = format!("{}:{}", programs().display(), std::env::var("PATH").unwrap_or_default());
         let mut command = self.host.command("bash");
         for variable in ["LC_ALL", "LC_CTYPE", "LANG", "NO_COLOR"] {
@@ -108,7 +110,12 @@ impl Stage {
         }
         command.env("LANG", locale).env("PATH", path).env("COLUMNS", "80");
         let script = format!("cd '{}'; {script}", captures().display());
-        command.args(["-c", &script]).stdin(Stdio::null()).output().unwrap()
+        command.args(["-c", &script]).stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, locale: &str, script: &str) -> Output {
+        self.command(locale, script).output().unwrap()
     }
 
     /// stdout and stderr of a verb that does what it is asked.
@@ -198,6 +205,44 @@ fn picture(stage: &Stage) {
         fs::write(&file, [before, PICTURE[0], &tree, PICTURE[1], after].concat()).unwrap();
     } else {
         assert_eq!(shown, tree, "the picture in the README is another now (UPDATE=1)");
+    }
+}
+
+/// What a script says on a terminal, which is all that it has, with `NO_COLOR` or without.
+fn on_a_terminal(stage: &Stage, script: &str, no_color: Option<&str>) -> String {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let keyboard = openpt(flags).unwrap();
+    unlockpt(&keyboard).unwrap();
+    let terminal = ioctl_tiocgptpeer(&keyboard, flags).unwrap();
+    let mut command = stage.command("C", script);
+    command.envs(no_color.map(|value| ("NO_COLOR", value)));
+    command.stdout(terminal.try_clone().unwrap()).stderr(terminal);
+    let mut child = command.spawn().unwrap();
+    // It has the terminal open, too.
+    drop(command);
+    child.wait().unwrap();
+    // Nobody has it open any more: after what was said, reading is an error (EIO).
+    let mut said = Vec::new();
+    let _ = fs::File::from(keyboard).read_to_end(&mut said);
+    String::from_utf8(said).unwrap().replace("\r\n", "\n")
+}
+
+#[test]
+fn errors_have_a_colour_on_a_terminal_only_and_without_no_color() {
+    let stage = Stage::new("empty");
+    let (red, plain) = ("\u{1b}[1;31merror:\u{1b}[0m", "error:");
+    let words = " vm9: no such device, and no domain of this name has any\nhint: ";
+    for (no_color, error) in [(None, red), (Some(""), red), (Some("1"), plain), (Some("0"), plain)] {
+        let said = on_a_terminal(&stage, "virt-mdev show vm9", no_color);
+        assert!(said.starts_with(&format!("{error}{words}")), "NO_COLOR {no_color:?}: {said:?}");
+    }
+    // stdout is a terminal, and the error goes into a file.
+    let said = on_a_terminal(&stage, "virt-mdev show vm9 2>/run/said; cat /run/said", None);
+    assert!(said.starts_with(&format!("{plain}{words}")), "{said:?}");
+    // What goes well has none.
+    for verb in ["list", "types", "reconcile", "--help"] {
+        let said = on_a_terminal(&stage, &format!("virt-mdev {verb}"), None);
+        assert!(!said.is_empty() && !said.contains('\u{1b}'), "{verb}: {said:?}");
     }
 }
 
