@@ -55,6 +55,12 @@ impl Said {
         self.took > TOO_LONG
     }
 
+    /// Killed itself, or it tells that a process of its own was.
+    pub(crate) fn was_hit(&self) -> bool {
+        let words = ["SIGKILL", "the writing process was killed"];
+        self.killed() || words.iter().any(|words| self.stderr.contains(words))
+    }
+
     /// What no fault and no state of the host may lead to.
     pub(crate) fn is_a_defect(&self) -> bool {
         let words = ["panicked", "a defect of virt-mdev"];

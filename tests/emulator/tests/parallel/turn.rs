@@ -157,7 +157,8 @@ pub(crate) fn judge(oracle: &mut Oracle, turn: &Turn, said: &Said, context: &Con
         wrong.push(format!("{name}: {:?} is a defect: {said}", turn.what));
     }
     let well = said.is_well();
-    let killed = said.killed() || (context.struck && !well);
+    // Not whoever was at it beside the one that a fault has hit.
+    let killed = said.killed() || (context.struck && said.was_hit());
     let clean = domain.is_clean(context.after);
     let unsure = |reap: bool| if clean { Is::Off } else { Is::Unsure { reap } };
     let mut answered = domain.answered;
@@ -191,7 +192,7 @@ pub(crate) fn judge(oracle: &mut Oracle, turn: &Turn, said: &Said, context: &Con
             // What runs and has ended, and what was released before, is nobody's any more.
             let reap = matches!(was, Is::Running | Is::Ended | Is::Stuck | Is::Dead) || !answered;
             let reap = reap && was != (Is::Unsure { reap: false });
-            match (killed || context.struck, held) {
+            match (killed || (context.struck && well), held) {
                 (_, true) if well => Is::Stuck,
                 // What somebody else made is let go of whoever has it open.
                 (true, true) if oracle.uses_foreign(domain) => Is::Stuck,
