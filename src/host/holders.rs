@@ -88,11 +88,13 @@ pub fn holder(host: &Host, device: &DeviceId) -> Option<Holder> {
     let pids = host.names("proc").unwrap_or_default();
     let pid = pids.iter().filter_map(|pid| pid.parse::<i32>().ok()).find(|pid| {
         let fds = format!("proc/{pid}/fd");
-        let open = |fd: &String| host.machine().read_link(&host.path(&format!("{fds}/{fd}")));
-        host.names(&fds)
-            .unwrap_or_default()
-            .iter()
-            .any(|fd| open(fd).is_ok_and(|target| nodes.contains(&target)))
+        let is_ours = |fd: &String| {
+            let fd = host.path(&format!("{fds}/{fd}"));
+            // The text first, which asks no file system of others'; in another /dev the same name may be another node.
+            let target = host.machine().read_link(&fd);
+            target.is_ok_and(|target| nodes.contains(&target) && host.is_same(&fd, &target))
+        };
+        host.names(&fds).unwrap_or_default().iter().any(is_ours)
     })?;
     let name = host.read(&format!("proc/{pid}/comm")).unwrap_or_default();
     let arguments = host.read(&format!("proc/{pid}/cmdline")).unwrap_or_default();

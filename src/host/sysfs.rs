@@ -1,7 +1,7 @@
 //! Attributes, links and directories in the form that the rest of the program wants: text, names, and errors in words.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use rustix::io::Errno;
@@ -120,6 +120,19 @@ impl Host {
         let path = self.path(relative);
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))
             .map_err(|error| Trouble::new("change the mode of", &path, error))
+    }
+
+    /// Whether two paths lead to one device, or file; so they do where that cannot be told.
+    pub fn is_same(&self, one: &Path, other: &Path) -> bool {
+        let identity = |path: &Path| {
+            let found = std::fs::metadata(path)?;
+            let device = found.file_type().is_char_device().then(|| found.rdev());
+            Ok::<_, io::Error>(device.map_or((found.dev(), found.ino()), |device| (device, 0)))
+        };
+        match (identity(one), identity(other)) {
+            (Ok(one), Ok(other)) => one == other,
+            _ => true,
+        }
     }
 
     /// Whether something is there, a dangling link included. What cannot be looked at is not there to be used.
