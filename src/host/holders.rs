@@ -1,6 +1,7 @@
 //! Who has a device open.
 
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -75,12 +76,12 @@ pub fn sees_all(host: &Host) -> bool {
 
 /// The process that holds it, by walking `/proc`: only done when there is one to name.
 pub fn holder(host: &Host, device: &DeviceId) -> Option<Holder> {
-    // The path as the holder sees it: QEMU has a /dev of its own.
+    // Below the holder's /dev: QEMU has one of its own, of which this is all that is left to be seen once QEMU has ended, and
+    // another process has its descriptors.
     let group = group(host, device).ok().flatten();
-    let mut nodes: Vec<_> =
-        group.iter().map(|group| std::path::PathBuf::from(format!("/dev/vfio/{group}"))).collect();
+    let mut nodes: Vec<_> = group.iter().map(|group| format!("vfio/{group}")).collect();
     for name in host.names(&format!("{}/vfio-dev", backend::directory(device))).unwrap_or_default() {
-        nodes.push(std::path::PathBuf::from(format!("/dev/vfio/devices/{name}")));
+        nodes.push(format!("vfio/devices/{name}"));
     }
     if nodes.is_empty() {
         return None;
@@ -90,9 +91,10 @@ pub fn holder(host: &Host, device: &DeviceId) -> Option<Holder> {
         let fds = format!("proc/{pid}/fd");
         let is_ours = |fd: &String| {
             let fd = host.path(&format!("{fds}/{fd}"));
+            let Ok(target) = host.machine().read_link(&fd) else { return false };
             // The text first, which asks no file system of others'; in another /dev the same name may be another node.
-            let target = host.machine().read_link(&fd);
-            target.is_ok_and(|target| nodes.contains(&target) && host.is_same(&fd, &target))
+            let node = nodes.iter().find(|node| target.ends_with(node));
+            node.is_some_and(|node| host.is_same(&fd, &Path::new("/dev").join(node)))
         };
         host.names(&fds).unwrap_or_default().iter().any(is_ours)
     })?;
@@ -120,6 +122,27 @@ fn guest(arguments: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_is_known_without_the_dev_that_it_was_opened_in() {
+        let root = tempfile::tempdir().unwrap();
+        let uuid = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
+        let link = |file: &str, target: &str| {
+            let file = root.path().join(file);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::os::unix::fs::symlink(target, file).unwrap();
+        };
+        link(&format!("sys/bus/mdev/devices/{uuid}/iommu_group"), "../../../kernel/iommu_groups/4711");
+        link("proc/10/fd/3", "/dev/vfio/47110");
+        link("proc/11/fd/3", "/dev/vfio/4711/below");
+        let host = Host::at(root.path());
+        let holder = || holder(&host, &DeviceId::parse(uuid).unwrap()).map(|holder| holder.pid);
+        assert_eq!(holder(), None);
+        link("proc/12/fd/3", "/vfio/4711");
+        assert_eq!(holder(), Some(12));
+        link("proc/100/fd/3", "/dev/vfio/4711");
+        assert_eq!(holder(), Some(100));
+    }
 
     #[test]
     fn a_guest_is_named_on_its_command_line() {

@@ -76,9 +76,11 @@ remove_by_hand "$device"
 rmmod mtty
 refused vm3 "error: vm3: " "no parent mtty"
 released vm3 "$idle"
-# What is kept is its domain's, and the next start would make it anew.
-reconciled "Nothing to reconcile."
-claimed_by vm2 "$kept"
+# What was kept is its domain's no more.
+let_go_of() { [[ ! -e $(record_of "$1") && ! -L $state/devices/$2 ]]; }
+wait_for 20 "vm2 to let go of what it kept" let_go_of vm2 "$kept"
+journalctl -q -t virt-mdev -n 50 -o cat VIRT_MDEV_DOMAIN=vm2 | grep -qF "device $kept, which the domain kept, has gone" ||
+    fail "expected the journal to name vm2"
 refused vm2 "error: vm2: " "no parent mtty"
 released vm2 "$kept"
 reconciled "Nothing to reconcile."
@@ -87,7 +89,9 @@ step "the driver is back, and a kept device comes back with the next start"
 modprobe mtty
 prepared vm2
 release vm2
+claimed_by vm2 "$kept"
 rmmod mtty
+wait_for 20 "vm2 to let go of what it kept" let_go_of vm2 "$kept"
 modprobe mtty
 missing "$devices/$kept"
 prepared vm2
@@ -97,7 +101,13 @@ release vm2
 
 step "what somebody else has made since under the same uuid is not ours"
 rmmod mtty
+wait_for 20 "vm2 to let go of what it kept" let_go_of vm2 "$kept"
 modprobe mtty
+by_hand mtty/mdev_supported_types/mtty-2 "$kept"
+prepared vm2
+release vm2
+exists "$devices/$kept"
+remove_by_hand "$kept"
 by_hand mtty/mdev_supported_types/mtty-1 "$kept" # ours was an mtty-2
 virt-mdev reconcile
 refused vm2 "error: vm2: " "$kept" mtty-1 mtty-2
