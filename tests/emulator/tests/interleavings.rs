@@ -1,6 +1,6 @@
 //! Every interleaving of what two domains and a reconcile do on a card with two places, with the death of any process after
 //! each of its effects and of libvirt's daemon at any time; where both want the same device, of their looks at claims and
-//! devices, too (`FINE=1`: everywhere, which takes ten minutes). What runs is the shipped code; the kernel is the emulator's
+//! devices, too (`FINE=1`: everywhere, which takes six minutes). What runs is the shipped code; the kernel is the emulator's
 //! model.
 
 #[path = "interleavings/memory.rs"]
