@@ -33,7 +33,7 @@ pub fn look(host: &Host, device: &DeviceId, limit: Duration) -> Result<(), Troub
     let is_kept = |(its, _, _, state): (&DeviceId, _, _, State)| its == device && state == State::Kept;
     let Some(record) = records.of_device(device)?.filter(has) else { return Ok(()) };
     let mut guard = records.lock(&record.domain.uuid, limit)?;
-    if guard.record().is_some_and(has) {
+    if let Some(record) = guard.record().filter(|record| has(record)) {
         journal::start(&record.domain.name);
         if record.devices().any(is_kept) {
             log::warn!(VIRT_MDEV_UUID:% = device; "device {device}, which the domain kept, has gone");

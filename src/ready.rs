@@ -86,10 +86,14 @@ impl Awaited {
 pub fn unless_late(refusal: Refusal, sights: &[Sight]) -> Refusal {
     // What is missing is no loss to a device that has found room.
     let wants = |sight: &&Sight| {
-        sight.offers.iter().all(|offer| offer.free.is_some_and(|free| (free as usize) < sights.len()))
+        sight.offers.iter().all(|offer| offer.free.is_none_or(|free| (free as usize) < sights.len()))
     };
-    let missing = sights.iter().filter(wants).flat_map(|sight| &sight.missing);
-    let missing: Vec<_> = missing.map(|(parent, _)| parent.clone()).collect();
+    let mut missing: Vec<Parent> = Vec::new();
+    for (parent, _) in sights.iter().filter(wants).flat_map(|sight| &sight.missing) {
+        if !missing.contains(parent) {
+            missing.push(parent.clone());
+        }
+    }
     match refusal {
         Refusal::NoRoom { .. } if !missing.is_empty() => refusal.until(Awaited::Parents(missing)),
         refusal => refusal,
@@ -176,5 +180,46 @@ impl<'a> Patience<'a> {
                 return false;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Backend;
+    use crate::ids::{Match, TypeId};
+    use crate::refusal::Absent;
+    use crate::step::Place;
+
+    #[test]
+    fn only_a_device_without_room_waits_for_a_parent_that_is_missing() {
+        let parent = |name: &str| Parent::parse(name).unwrap();
+        let sight = |free: Option<u32>| {
+            let place = Place::new(Backend::Mdev, parent("mtty"), TypeId::parse("mtty-2").unwrap());
+            let offer = Offer {
+                place,
+                fit: Match::Id,
+                name: None,
+                api: String::new(),
+                free,
+                max: None,
+                card: "mtty".to_owned(),
+                numa: None,
+                id_argument: None,
+                holders: Vec::new(),
+            };
+            let missing = vec![(parent("late"), Absent::Unknown)];
+            Sight { offers: vec![offer], missing, ..Sight::default() }
+        };
+        let waits = |frees: &[Option<u32>]| {
+            let sights: Vec<_> = frees.iter().map(|free| sight(*free)).collect();
+            let (what, place, left) = ("mtty-2".to_owned(), "mtty".to_owned(), "0 left".to_owned());
+            let full = Refusal::NoRoom { what, place, left, hint: None };
+            unless_late(full, &sights).awaited() == Some(&Awaited::Parents(vec![parent("late")]))
+        };
+        assert!(waits(&[Some(0)]));
+        assert!(waits(&[Some(1), Some(1)]), "room for one of two");
+        assert!(waits(&[None]), "where nobody knows how much room there is, the write has said so");
+        assert!(!waits(&[Some(1)]));
     }
 }

@@ -199,7 +199,7 @@ pub fn settle<'a>(
 fn in_use(host: &Host, guard: &Guard<'_>, meant: &dyn Fn(&DeviceId) -> bool) -> Vec<Left> {
     let mut left: Vec<Left> = Vec::new();
     let ours = |entry: &Entry, device: &DeviceId| {
-        guard.owns(device).unwrap_or(true) || (entry.state != State::Intended && guard.is_unclaimed(device))
+        guard.owns(device).unwrap_or(true) || (entry.state.outlives_the_claim() && guard.is_unclaimed(device))
     };
     for entry in guard.steps().iter().filter(|entry| meant(entry.step.device())) {
         let device = entry.step.device();

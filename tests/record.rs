@@ -19,7 +19,7 @@ use virt_mdev::host::Host;
 use virt_mdev::host::daemon::{Process, process};
 use virt_mdev::ids::{AttributeName, DeviceId, DomainUuid, Parent, TypeId};
 use virt_mdev::reap::{Because, By, Standing, judge};
-use virt_mdev::record::{Answers, Guard, Phase, Records, State};
+use virt_mdev::record::{Answers, Entry, Guard, Phase, Records, State};
 use virt_mdev::step::{Place, Step};
 use virt_mdev::undo::{Sweep, Undone, settle};
 
@@ -321,6 +321,25 @@ fn what_is_plugged_in_is_answered_for_by_whoever_is_at_it() {
         (Phase::Running, Some(Answers::Plugged)),
         "written and read"
     );
+}
+
+#[test]
+fn a_kept_device_that_goes_leaves_what_lies_about_without_it() {
+    let run = run();
+    let mut guard = run.records.lock(&domain(1), LIMIT).unwrap();
+    guard.begin("vm1").unwrap();
+    guard.intend(create(), None).unwrap();
+    assert!(guard.claim(&device(), LIMIT).unwrap().is_none());
+    let allow = serde_json::json!({ "do": "allow", "device": device(), "node": "vfio/7",
+        "profile": format!("libvirt-{}", domain(1)) });
+    guard.intend(serde_json::from_value(allow).unwrap(), None).unwrap();
+    guard.mark(0, State::Kept).unwrap();
+    guard.lose(&device()).unwrap();
+    assert!(matches!(guard.steps(), [Entry { step: Step::Allow { .. }, .. }]), "{:?}", guard.steps());
+    assert!(guard.is_unclaimed(&device()));
+    guard.remove(0);
+    guard.end().unwrap();
+    assert!(run.records.read(&domain(1)).unwrap().is_none());
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! Attributes, links and directories in the form that the rest of the program wants: text, names, and errors in words.
 
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
 use rustix::io::Errno;
 
 use super::{Host, Kind, MAX_READ, Trouble, Written, writing};
@@ -122,12 +123,16 @@ impl Host {
             .map_err(|error| Trouble::new("change the mode of", &path, error))
     }
 
-    /// Whether two paths lead to one device, or file; so they do where that cannot be told.
+    /// Whether two paths lead to one device, or file; so they do where that cannot be told. Of a file, what the kernel knows
+    /// already: one of a process's may lie on a file system that does not answer.
     pub fn is_same(&self, one: &Path, other: &Path) -> bool {
         let identity = |path: &Path| {
-            let found = std::fs::metadata(path)?;
-            let device = found.file_type().is_char_device().then(|| found.rdev());
-            Ok::<_, io::Error>(device.map_or((found.dev(), found.ino()), |device| (device, 0)))
+            let found = statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE | StatxFlags::INO)?;
+            let kind = FileType::from_raw_mode(found.stx_mode.into());
+            Ok::<_, Errno>(match kind {
+                FileType::CharacterDevice => (found.stx_rdev_major, found.stx_rdev_minor, 0),
+                _ => (found.stx_dev_major, found.stx_dev_minor, found.stx_ino),
+            })
         };
         match (identity(one), identity(other)) {
             (Ok(one), Ok(other)) => one == other,

@@ -158,7 +158,9 @@ impl Guard<'_> {
         let Some(record) = &mut self.record else { return Ok(()) };
         let kept = |entry: &Entry| entry.state == State::Kept && entry.step.device() == device;
         if record.steps.iter().any(kept) {
-            record.steps.retain(|entry| entry.step.device() != device);
+            record
+                .steps
+                .retain(|entry| entry.step.device() != device || matches!(entry.step, Step::Allow { .. }));
             // Before the claim goes, as ever.
             self.save()?;
             self.unclaim(device)?;
