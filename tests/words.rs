@@ -62,7 +62,7 @@ fn entries() -> Vec<Entry> {
         let subchannel = match absent {
             Absent::Device { bus } | Absent::Driver { bus } => *bus == "css",
             Absent::Offer { driver } => driver == "io_subchannel",
-            Absent::Unknown => false,
+            Absent::Unknown | Absent::Functions { .. } => false,
         };
         Parent::parse(if subchannel { "0.0.0313" } else { "0000:86:00.0" }).unwrap()
     };

@@ -17,6 +17,9 @@ pub mod mdev;
 pub mod nvidia;
 pub mod proposal;
 
+/// Beginning of the names of the links from a physical function to its virtual ones.
+pub(crate) const FUNCTION: &str = "virtfn";
+
 /// A kernel interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -65,10 +68,20 @@ pub fn absent(host: &Host, parent: &Parent) -> Result<Absent, Trouble> {
     if host.kind(&directory)?.is_none() {
         return Ok(Absent::Device { bus });
     }
-    Ok(match host.link_name(&format!("{directory}/driver"))? {
-        None => Absent::Driver { bus },
-        Some(driver) => Absent::Offer { driver },
-    })
+    let Some(driver) = host.link_name(&format!("{directory}/driver"))? else {
+        return Ok(Absent::Driver { bus });
+    };
+    // Of a card with virtual functions these are the parents.
+    let names = host.names(&directory)?;
+    for name in names.iter().filter(|name| name.starts_with(FUNCTION)) {
+        let function = host.link_name(&format!("{directory}/{name}"))?;
+        if let Some(function) = function.and_then(|name| Parent::parse(&name).ok()) {
+            if detect(host, &function)?.is_some() {
+                return Ok(Absent::Functions { such_as: function });
+            }
+        }
+    }
+    Ok(Absent::Offer { driver })
 }
 
 /// Every parent that makes devices by UUID: what a request that names none chooses from.

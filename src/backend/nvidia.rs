@@ -2,7 +2,7 @@
 //! passed to the domain as a PCI device. There is no mediated device and no UUID.
 
 use super::listing::{Row, creatable as parse};
-use super::{Backend, card, numa};
+use super::{Backend, FUNCTION, card, numa};
 use crate::host::{Host, Trouble};
 use crate::ids::{DeviceId, Parent, PciAddress, TypeId, TypeWish};
 use crate::refusal::Absent;
@@ -42,8 +42,9 @@ pub fn function(host: &Host, address: &PciAddress) -> Function {
         return Function::Vgpu;
     }
     match (super::detect(host, &parent), super::absent(host, &parent)) {
-        // Another driver's device becomes none of ours by waiting.
+        // Another driver's device becomes none of ours by waiting, and neither does a whole card.
         (Ok(None), Ok(Absent::Offer { driver })) if driver != DRIVER => Function::Other,
+        (Ok(None), Ok(Absent::Functions { .. })) => Function::Other,
         (Ok(None), Ok(absent)) => Function::NotYet(absent),
         _ => Function::Other,
     }
@@ -171,7 +172,7 @@ pub fn clear(host: &Host, address: &PciAddress) -> Result<(), Trouble> {
 pub fn siblings_in_use(host: &Host, parent: &Parent) -> Result<Vec<DeviceId>, Trouble> {
     let physical = path(parent, "physfn");
     let names = host.names(&physical)?;
-    let functions = names.iter().filter(|name| name.starts_with("virtfn"));
+    let functions = names.iter().filter(|name| name.starts_with(FUNCTION));
     Ok(functions
         .filter_map(|name| PciAddress::parse(&host.link_name(&format!("{physical}/{name}")).ok()??).ok())
         .filter(|address| existing(host, address).is_ok_and(|found| found.is_some()))

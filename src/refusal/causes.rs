@@ -15,6 +15,8 @@ pub enum Absent {
     Driver { bus: &'static str },
     #[error("its driver {} offers no mediated devices", printable(driver))]
     Offer { driver: String },
+    #[error("the card itself is none, its virtual functions are")]
+    Functions { such_as: Parent },
 }
 
 impl Absent {
@@ -24,7 +26,7 @@ impl Absent {
         match self {
             Self::Driver { .. } => true,
             Self::Offer { driver } => matches!(driver.as_str(), "nvidia" | "i915"),
-            Self::Unknown | Self::Device { .. } => false,
+            Self::Unknown | Self::Device { .. } | Self::Functions { .. } => false,
         }
     }
 
@@ -39,6 +41,9 @@ impl Absent {
             Self::Device { .. } => "virtual functions are there once their card's sriov_numvfs says how many (NVIDIA: /usr/lib/nvidia/sriov-manage -e CARD)".to_owned(),
             Self::Driver { bus: "css" } => format!("bind it to vfio_ccw: driverctl -b css set-override {parent} vfio_ccw"),
             Self::Driver { .. } => "load its vendor's driver; the kernel's log (dmesg) tells why one has not taken it".to_owned(),
+            Self::Functions { such_as } => {
+                format!("name a function, {such_as} for example, or no parent: then one is chosen that has room")
+            }
             Self::Offer { driver } => match driver.as_str() {
                 "i915" => "i915 offers them with its module option enable_gvt=1, and with kvmgt loaded".to_owned(),
                 "nvidia" => "NVIDIA's vGPU host driver offers them once its service runs: systemctl status nvidia-vgpud nvidia-vgpu-mgr".to_owned(),

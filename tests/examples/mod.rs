@@ -28,7 +28,7 @@ variants!(REFUSAL, refusal, Refusal:
     NotOnNode NoRoom Model OtherDevice Held ClaimedByOther Reserved NotYet Definition SeveralDefinitions Defined NothingMakesIt
     Seclabel NotInNamespace MemoryLimit Vanished Create MadeMeanwhile Attribute Online Remove Io Blocked BeingStarted
     DaemonGone Told Worker Config);
-variants!(ABSENT, absence, Absent: Unknown Device Driver Offer);
+variants!(ABSENT, absence, Absent: Unknown Device Driver Offer Functions);
 variants!(AWAITED, awaiting, Awaited: Parents Types Type AnyParent);
 variants!(DEFINITION, definition, BadDefinition:
     Unreadable NotAFile BehindALink TooLarge NotUtf8 NotJson NotAnObject Lacks Twice Value Name);
@@ -174,6 +174,7 @@ pub(crate) fn absent() -> Vec<(&'static str, Absent)> {
         ("its driver vfio-pci offers no mediated devices", offer("vfio-pci")),
         ("its driver io_subchannel offers no mediated devices", offer("io_subchannel")),
         ("its driver xe offers no mediated devices", offer("xe")),
+        ("the card itself is none, ", Absent::Functions { such_as: parent("0000:41:00.4") }),
     ]
 }
 

@@ -111,6 +111,7 @@ impl Tree {
         }
         if let Some(card) = text(parent, "physfn") {
             self.link(&format!("{directory}/physfn"), &format!("../{card}"));
+            self.add_function_of(card, name);
         }
         for kind in tables(parent, "type") {
             let id = text(kind, "id").unwrap();
@@ -155,8 +156,17 @@ impl Tree {
         let current = text(function, "current").unwrap_or("0");
         self.write(&format!("{directory}/nvidia/current_vgpu_type"), &format!("{current}\n"));
         self.link(&format!("{directory}/physfn"), &format!("../{card}"));
-        let number = name.rsplit_once('.').unwrap().1;
-        self.link(&format!("sys/bus/pci/devices/{card}/virtfn{number}"), &format!("../{name}"));
+        self.add_function_of(card, name);
+    }
+
+    /// A card with its vendor's driver leads to each of its virtual functions.
+    fn add_function_of(&self, card: &str, function: &str) {
+        let card = format!("sys/bus/pci/devices/{card}");
+        let number = function.rsplit_once('.').unwrap().1;
+        self.link(&format!("{card}/virtfn{number}"), &format!("../{function}"));
+        if !self.path(&format!("{card}/driver")).is_symlink() {
+            self.link(&format!("{card}/driver"), "../../../bus/pci/drivers/nvidia");
+        }
     }
 
     fn add_device(&self, uuid: &str, parent: &str, kind: &str) {
