@@ -249,6 +249,17 @@ impl Records {
         Ok(())
     }
 
+    /// Puts something into a directory of ours, which somebody may have cleared away.
+    fn in_place(&self, put: impl Fn() -> io::Result<()>) -> io::Result<()> {
+        match put() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.make_directories().map_err(|trouble| trouble.error)?;
+                put()
+            }
+            done => done,
+        }
+    }
+
     /// What lies in a directory of ours. What a link in its place leads to is not ours to clear away.
     fn names_in(&self, directory: &str) -> Result<Vec<String>, Trouble> {
         let path = self.base.join(directory);

@@ -117,6 +117,21 @@ fn the_intent_is_on_disk_before_the_outcome() {
 }
 
 #[test]
+fn a_directory_that_was_cleared_away_is_made_again() {
+    for directory in ["domains", "devices", "by-name"] {
+        let run = run();
+        let mut guard = run.records.lock(&domain(1), LIMIT).unwrap();
+        fs::remove_dir(run.path(directory)).unwrap();
+        guard.begin("vm1").unwrap();
+        guard.intend(create(), None).unwrap();
+        assert_eq!(guard.claim(&device(), LIMIT).unwrap(), None, "{directory}");
+        assert!(run.records.has(&domain(1)), "{directory}");
+        assert_eq!(run.records.by_name("vm1"), Some(domain(1)), "{directory}");
+        assert_eq!(run.records.owner(&device()).unwrap().unwrap().name, "vm1", "{directory}");
+    }
+}
+
+#[test]
 fn a_claim_is_one_domains_and_a_stale_one_nobodys() {
     let run = run();
     let mut first = run.records.lock(&domain(1), LIMIT).unwrap();

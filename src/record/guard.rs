@@ -255,7 +255,7 @@ impl Guard<'_> {
         }
         let Records { host, base, .. } = self.records;
         let claim = self.records.claim(device);
-        let make = || host.machine().link(&self.uuid.to_string(), &claim);
+        let make = || self.records.in_place(|| host.machine().link(&self.uuid.to_string(), &claim));
         let trouble = |error| Trouble::new("make the claim", &claim, error);
         match make() {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -327,7 +327,7 @@ impl Guard<'_> {
         // One writer at a time, the lock's holder; so one name is enough, and a dead writer's file is overwritten.
         let new = file.with_extension(NEW);
         let machine = self.records.host.machine();
-        if let Err(error) = machine.replace(&file, &new, &json) {
+        if let Err(error) = self.records.in_place(|| machine.replace(&file, &new, &json)) {
             // A link or a directory in the way is none of ours.
             if matches!(machine.kind(&new), Ok(Some(Kind::Directory | Kind::Link | Kind::Other))) {
                 self.records.set_aside(&new, &"it is not a file")?;
@@ -341,7 +341,8 @@ impl Guard<'_> {
 
     fn write_index(&self, name: &str) -> Result<(), Trouble> {
         let path = self.records.index(name);
-        let make = || self.records.host.machine().link(&self.uuid.to_string(), &path);
+        let machine = self.records.host.machine();
+        let make = || self.records.in_place(|| machine.link(&self.uuid.to_string(), &path));
         let made = match make() {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 if self.says_us(&path)? {
