@@ -5,6 +5,7 @@
 //! [`edit`] changes the XML for a person, and leaves the rest as it is. Nobody else uses `quick_xml`.
 
 pub mod edit;
+mod elements;
 mod hostdev;
 mod reader;
 mod scan;

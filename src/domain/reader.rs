@@ -1,17 +1,15 @@
 //! One streaming pass over the domain's XML.
 
-use quick_xml::XmlVersion;
-use quick_xml::escape::resolve_predefined_entity;
-use quick_xml::events::{BytesRef, BytesStart, Event};
-use quick_xml::name::{Namespace, ResolveResult};
+use quick_xml::events::{BytesStart, Event};
+use quick_xml::name::ResolveResult;
 use quick_xml::reader::NsReader;
 
+use super::elements::{attributes, in_namespace, malformed, resolve, unknown_element};
 use super::hostdev::{Arguments, Hostdev, hostdev, pci_address};
 use super::wanted::{Given, value};
 use super::{Domain, MdevHostdev, NAMESPACE, PciHostdev, Seclabel, Wanted};
 use crate::ids::{DomainUuid, MdevUuid};
 use crate::refusal::Refusal;
-use crate::words::nearest;
 
 /// libvirt's own limit on the XML that its clients may send (`REMOTE_STRING_MAX`), in bytes.
 pub const MAX_XML: usize = 4 * 1024 * 1024;
@@ -129,60 +127,11 @@ pub(super) fn read(text: &str) -> Result<Domain, Refusal> {
     found.finish()
 }
 
-pub(super) fn malformed(reader: &NsReader<&[u8]>, why: &dyn std::fmt::Display) -> Refusal {
-    Refusal::XmlMalformed { at: reader.buffer_position(), why: why.to_string() }
-}
-
-/// `&amp;` and its four siblings, and `&#…;`: XML without a DTD has no others.
-fn resolve<'b>(
-    reader: &NsReader<&[u8]>,
-    reference: &BytesRef<'_>,
-    buffer: &'b mut [u8; 4],
-) -> Result<&'b str, Refusal> {
-    match reference.resolve_char_ref() {
-        Ok(Some(c)) => return Ok(c.encode_utf8(buffer)),
-        Ok(None) => {}
-        Err(error) => return Err(malformed(reader, &error)),
-    }
-    let name = reference.decode().map_err(|error| malformed(reader, &error))?;
-    resolve_predefined_entity(&name)
-        .ok_or_else(|| malformed(reader, &format!("the entity &{name}; is not declared anywhere")))
-}
-
 pub(super) fn root(reader: &NsReader<&[u8]>, start: &BytesStart<'_>) -> Result<At, Refusal> {
     match reader.resolver().resolve_element(start.name()) {
         (ResolveResult::Unbound, name) if name.as_ref() == b"domain" => Ok(At::Domain),
         (_, name) => Err(Refusal::XmlNotADomain(String::from_utf8_lossy(name.as_ref()).into_owned())),
     }
-}
-
-/// The XML attributes of an element, entities decoded, `xmlns` left out, and those of other namespaces: libvirt does not
-/// heed them. With `ours` our own namespace is none of those.
-pub(super) fn attributes(
-    reader: &NsReader<&[u8]>,
-    start: &BytesStart<'_>,
-    ours: bool,
-) -> Result<Given, Refusal> {
-    let mut given = Given::new();
-    for attribute in start.attributes() {
-        let attribute = attribute.map_err(|error| malformed(reader, &error))?;
-        if attribute.key.as_namespace_binding().is_some() {
-            continue;
-        }
-        let (namespace, local) = reader.resolver().resolve_attribute(attribute.key);
-        let foreign = match namespace {
-            ResolveResult::Unbound => false,
-            ResolveResult::Bound(Namespace(uri)) => !ours || uri != NAMESPACE.as_bytes(),
-            ResolveResult::Unknown(_) => true,
-        };
-        if foreign {
-            continue;
-        }
-        let value =
-            attribute.normalized_value(XmlVersion::Implicit1_0).map_err(|error| malformed(reader, &error))?;
-        given.push((String::from_utf8_lossy(local.as_ref()).into_owned(), value.into_owned()));
-    }
-    Ok(given)
 }
 
 impl Found {
@@ -397,19 +346,4 @@ impl Found {
             locked: self.locked,
         })
     }
-}
-
-pub(super) fn in_namespace(reader: &NsReader<&[u8]>, start: &BytesStart<'_>, wanted: &str) -> bool {
-    match reader.resolver().resolve_element(start.name()).0 {
-        ResolveResult::Bound(Namespace(uri)) => uri == wanted.as_bytes(),
-        ResolveResult::Unbound => wanted.is_empty(),
-        ResolveResult::Unknown(_) => false,
-    }
-}
-
-pub(super) fn unknown_element(parent: &str, start: &BytesStart<'_>, known: &[&str]) -> Refusal {
-    let element = String::from_utf8_lossy(start.local_name().as_ref()).into_owned();
-    let meant = nearest(&element, known.iter().copied());
-    let known = known.iter().map(|name| format!("<{name}>")).collect::<Vec<_>>().join(", ");
-    Refusal::UnknownElement { parent: parent.to_owned(), element, meant, known }
 }

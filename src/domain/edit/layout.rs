@@ -7,8 +7,9 @@ use quick_xml::events::{BytesStart, Event};
 use quick_xml::reader::NsReader;
 
 use super::super::NAMESPACE;
+use super::super::elements::{attributes, in_namespace, malformed, unknown_element};
 use super::super::hostdev::{Arguments, Hostdev, hostdev, pci_address};
-use super::super::reader::{MAX_DEPTH, QEMU, attributes, in_namespace, malformed, root, unknown_element};
+use super::super::reader::{MAX_DEPTH, QEMU, root};
 use super::super::wanted::{parent_names, value};
 use crate::ids::{DeviceId, MdevUuid, Parent, PciAddress};
 use crate::refusal::Refusal;
