@@ -222,7 +222,7 @@ install: ## into DESTDIR, below PREFIX=/usr and SYSCONFDIR=/etc (libvirtd's AppA
 	    install -D -m 0644 $$document $(DESTDIR)$(PREFIX)/share/doc/virt-mdev/$$document || exit; done
 	@test -n "$(DESTDIR)" || printf '%s\n' "A libvirt daemon that runs already sees the hook after:" \
 	    "    virt-mdev doctor --fix" \
-	    "or  systemctl kill --signal=HUP --kill-whom=main libvirtd && touch /run/virt-mdev.told   (or virtqemud)" \
+	    "or  kill -HUP \$$(cat /run/libvirtd.pid) && touch /run/virt-mdev.told   (or virtqemud)" \
 	    "Devices that could not be removed at once are tried again after:" \
 	    "    systemctl daemon-reload && systemctl enable --now $(filter-out %@.service,$(notdir $(UNITS)))"
 

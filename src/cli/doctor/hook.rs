@@ -24,11 +24,7 @@ pub(super) fn look(host: &Host) -> Vec<Finding> {
                 format!("{} was started before there was a hook, and may not know of it", daemon.name),
                 WHY,
                 // Whether a daemon has had the signal cannot be seen: the mark says that it has.
-                format!(
-                    "systemctl kill --signal=HUP --kill-whom=main {} && touch /{}",
-                    daemon.name,
-                    libvirt::TOLD
-                ),
+                format!("kill -HUP $(cat /run/{}.pid) && touch /{}", daemon.name, libvirt::TOLD),
             )
             .with(Act::Tell(daemon)),
         );
