@@ -8,7 +8,7 @@
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::domain::{Attribute, Wanted};
-use crate::ids::{AttributeName, MdevUuid, Parent, TypeWish};
+use crate::ids::{AttributeName, MdevUuid, Parent, TypeId, TypeWish};
 use crate::refusal::BadDefinition;
 
 const TYPE: &str = "mdev_type";
@@ -63,9 +63,9 @@ pub fn parse(text: &str) -> Result<Definition, BadDefinition> {
     };
     let kind = match member(TYPE)? {
         None => return Err(BadDefinition::Lacks(TYPE)),
-        Some(value @ Json::Text(text)) => {
-            TypeWish::parse(text).map_err(|why| bad(TYPE, value, &why.to_string()))?
-        }
+        Some(value @ Json::Text(text)) => TypeId::parse(text)
+            .map(|kind| kind.as_wish())
+            .map_err(|why| bad(TYPE, value, &why.to_string()))?,
         Some(other) => return Err(bad(TYPE, other, "must be a string")),
     };
     let attributes = match member(ATTRIBUTES)? {

@@ -43,6 +43,11 @@ fn parse_component(text: &str) -> Result<(), Malformed> {
     }
 }
 
+/// A name as the kernel's device model writes it where it makes a directory (`kobject_set_name_vargs`).
+fn in_sysfs(name: &str) -> String {
+    name.replace('/', "!")
+}
+
 macro_rules! identity {
     ($(#[$doc:meta])* $name:ident, $inner:ty, $parse:expr) => {
         $(#[$doc])*
@@ -100,8 +105,8 @@ identity! {
 }
 
 identity! {
-    /// What a domain asks for: a type's id or the vendor's name for it, which may hold blanks.
-    TypeWish, String, |text| parse_component(text).map(|()| text.to_owned())
+    /// What a domain asks for: a type's id or the vendor's name for it, which may hold blanks and slashes.
+    TypeWish, String, |text| parse_component(&in_sysfs(text)).map(|()| text.to_owned())
 }
 
 identity! {
@@ -126,10 +131,17 @@ impl Profile {
     }
 }
 
+impl TypeId {
+    /// A wish for this very type.
+    pub fn as_wish(&self) -> TypeWish {
+        TypeWish(self.0.clone())
+    }
+}
+
 impl TypeWish {
-    /// The wish as a type's id, which every wish can be: both are one component of a path.
+    /// The wish as a type's id.
     pub fn as_id(&self) -> TypeId {
-        TypeId(self.0.clone())
+        TypeId(in_sysfs(&self.0))
     }
 
     /// Whether a type with this id, or this vendor's name, is what was wished for, and how closely. NVIDIA's types
@@ -334,7 +346,10 @@ mod tests {
     fn components_stay_where_they_are() {
         for bad in ["", ".", "..", "../../x", "a/b", "a\0b", "a\nb", "\u{1b}[31m", "a\u{202e}b"] {
             assert!(Parent::parse(bad).is_err(), "{bad:?}");
-            assert!(TypeWish::parse(bad).is_err(), "{bad:?}");
+            assert!(TypeWish::parse(bad).is_err() || bad.contains('/'), "{bad:?}");
+        }
+        for name in ["I/O subchannel (Non-QDIO)", "../../x", "/"] {
+            assert!(TypeId::parse(&TypeWish::parse(name).unwrap().as_id().to_string()).is_ok(), "{name}");
         }
         assert!(TypeWish::parse(&"x".repeat(256)).is_err());
         assert!(TypeWish::parse("GRID M60-4Q").is_ok());

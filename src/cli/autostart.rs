@@ -12,7 +12,7 @@ use crate::backend;
 use crate::config::{Config, Waits};
 use crate::execute::{self, Means};
 use crate::host::{Host, daemon, definitions, see};
-use crate::ids::{DeviceId, DomainUuid, MdevUuid, Parent, TypeWish};
+use crate::ids::{DeviceId, DomainUuid, MdevUuid, Parent};
 use crate::plan;
 use crate::ready::Patience;
 use crate::record::{Answers, Records};
@@ -98,7 +98,7 @@ fn bring_up(
     if let Some(left) = undone.left.into_iter().next() {
         return Err(Refusal::Remove { device: left.device, why: left.why.to_string() });
     }
-    let kind = definition.kind.as_id();
+    let (wish, kind) = (definition.kind.clone(), definition.kind.as_id());
     let request = Request {
         device: device.clone(),
         wanted: Some(definition.wanted(uuid.clone(), parent.clone())),
@@ -118,10 +118,10 @@ fn bring_up(
     // To mdevctl a vendor's name for a type is none.
     let by_name = |step: &Step| step.place().is_some_and(|place| place.kind != kind);
     if plan.steps.iter().any(|planned| by_name(&planned.step)) {
-        let wish = TypeWish::parse(&kind.to_string()).map_err(|why| io(&device, &why))?;
         let known = backend::detect(host, parent)?.map(|backend| backend.known(host, parent));
         let known = known.transpose()?.unwrap_or_default();
-        let refusal = Refusal::NoSuchType { wish, parents: vec![parent.clone()], known, meant: None };
+        let refusal =
+            Refusal::NoSuchType { wish, parents: vec![parent.clone()], known, meant: None, clue: None };
         return Err(Refusal::Defined { device, path, refusal: Box::new(refusal) });
     }
     let own = daemon::own(host);

@@ -84,7 +84,8 @@ pub(crate) fn domain_xml(input: &[u8]) {
     presentable(&printable(&domain.name).to_string());
     for wanted in &domain.wanted {
         presentable(&wanted.words());
-        component(&wanted.wish.to_string());
+        presentable(&wanted.wish.to_string());
+        component(&wanted.wish.as_id().to_string());
         wanted.parents.iter().for_each(|parent| component(&parent.to_string()));
         wanted.attributes.iter().for_each(confined);
         // They are joined by commas, in one write.
