@@ -78,7 +78,7 @@ pub fn choose(wanted: &Wanted, here: &Functions, default: Placement) -> Result<P
             .filter(|name| !name.is_empty());
         let meant = nearest(&wanted.wish.to_string(), names);
         let (wish, parents, known) = (wanted.wish.clone(), here.cards.clone(), here.known.clone());
-        return Err(Refusal::NoSuchType { wish, parents, known, meant });
+        return Err(Refusal::NoSuchType { wish, parents, known, meant, clue: None });
     }
     let held = match crate::plan::held_by(&here.holders.iter().collect::<Vec<_>>()) {
         held if held.is_empty() => String::new(),

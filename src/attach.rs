@@ -91,7 +91,9 @@ fn carry_out(
     plan: &Plan,
     answers: Answers,
 ) -> Result<Made, Refusal> {
-    let Some(device) = plan.devices().into_iter().next() else { return Err(Refusal::NoParents) };
+    let Some(device) = plan.devices().into_iter().next() else {
+        return Err(Refusal::NoParents { clue: None });
+    };
     execute::add(means, guard, &domain.name, plan, Some(answers))?;
     // The plan's place may have been full after all, and another taken.
     let place = guard.record().into_iter().flat_map(|record| record.devices());

@@ -253,7 +253,9 @@ fn refused_attribute(device: &DeviceId, name: &AttributeName, value: &str, troub
         Some(_) => trouble.to_string(),
         None => trouble.error.to_string(),
     };
-    Refusal::Attribute { device: device.clone(), attribute: name.to_string(), value: value.to_owned(), why }
+    let (attribute, value) = (name.to_string(), value.to_owned());
+    let errno = trouble.error.raw_os_error().map(Errno::from_raw_os_error);
+    Refusal::Attribute { device: device.clone(), attribute, value, why, errno }
 }
 
 fn claim(means: Means<'_>, guard: &mut Guard<'_>, device: &DeviceId) -> Result<(), Refusal> {

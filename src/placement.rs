@@ -23,10 +23,19 @@ pub fn left(offer: &Offer, taken: &Taken) -> Option<u32> {
 /// known come last, the ones with fewest of the plan's own devices first: the write decides.
 pub fn order<'a>(offers: &'a [Offer], placement: Placement, taken: &Taken) -> Vec<&'a Offer> {
     let mut room: BTreeMap<&str, u32> = BTreeMap::new();
+    // How many fit on a card whose functions are the parents. Each function tells it, and has one device at most.
+    let mut rest: BTreeMap<&str, u32> = BTreeMap::new();
     for offer in offers {
         let room = room.entry(&offer.card).or_default();
         // Some drivers print -1 as a u32 where they know no limit.
         *room = room.saturating_add(left(offer, taken).unwrap_or(0));
+        if let Some(max) = offer.max.filter(|_| offer.place.parent.to_string() != offer.card) {
+            let rest = rest.entry(&offer.card).or_insert(max);
+            *rest = rest.saturating_sub(u32::from(left(offer, taken) == Some(0)));
+        }
+    }
+    for (card, room) in &mut room {
+        *room = rest.get(card).map_or(*room, |rest| (*room).min(*rest));
     }
     let mut fitting: Vec<&Offer> = offers.iter().filter(|offer| left(offer, taken) != Some(0)).collect();
     fitting.sort_by_key(|offer| {
@@ -78,6 +87,20 @@ mod tests {
         let offers = [offer("a", "a", 1), offer("b", "b", 2)];
         let taken = Taken::from([(offers[0].place.clone(), 1)]);
         assert_eq!(names(&order(&offers, Placement::Pack, &taken)), ["b"]);
+    }
+
+    #[test]
+    fn a_card_has_room_for_as_many_as_fit_on_it_and_no_more() {
+        // One with many functions, of whose 4 places 3 are taken; and an empty one with few.
+        let function = |number: u32, card: &str, free| Offer {
+            max: Some(4),
+            ..offer(&format!("{card}-vf{number}"), card, free)
+        };
+        let mut offers: Vec<Offer> =
+            (0..8).map(|number| function(number, "gpu1", u32::from(number > 2))).collect();
+        offers.extend((0..4).map(|number| function(number, "gpu2", 1)));
+        assert_eq!(names(&order(&offers, Placement::Pack, &Taken::new()))[0], "gpu1-vf3");
+        assert_eq!(names(&order(&offers, Placement::Spread, &Taken::new()))[0], "gpu2-vf0");
     }
 
     #[test]

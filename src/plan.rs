@@ -9,10 +9,10 @@ pub use room::held_by;
 
 use crate::backend::{Backend, proposal};
 use crate::domain::{Placement, Wanted};
-use crate::ids::{DeviceId, DomainUuid};
+use crate::ids::{DeviceId, DomainUuid, TypeWish};
 use crate::placement::{self, Taken};
 use crate::ready::Awaited;
-use crate::refusal::{Maker, Refusal};
+use crate::refusal::{Clue, Maker, Refusal};
 use crate::request::Request;
 use crate::seen::{Existing, Offer, Seen, Sight};
 use crate::step::{Place, Step};
@@ -314,17 +314,41 @@ fn may_come(
     }
 }
 
+/// Why no parent has the type, where the domain names none.
+fn clue(wanted: &Wanted, sight: &Sight) -> Option<Clue> {
+    if !wanted.parents.is_empty() {
+        return None;
+    }
+    let vendors = Clue::of_type(&wanted.wish);
+    // Its vendor's parents are there, and have others.
+    let has_others = sight.known.iter().any(|known| of_known(known) == vendors);
+    match &vendors {
+        // What the host's cards lack is NVIDIA's.
+        Some(Clue::Nvidia) if sight.clue.is_some() => sight.clue.clone(),
+        None => sight.clue.clone().filter(|_| sight.known.is_empty()),
+        _ if has_others => None,
+        _ => vendors,
+    }
+}
+
+/// Whose type it is, as a parent offers it: `id "name"`.
+fn of_known(known: &str) -> Option<Clue> {
+    TypeWish::parse(known.split(' ').next().unwrap_or_default()).ok().as_ref().and_then(Clue::of_type)
+}
+
 /// The offers that come into question, with room or without, or why there are none.
 pub fn fitting(request: &Request, wanted: &Wanted, sight: &Sight) -> Result<Vec<Offer>, Refusal> {
     if sight.parents.is_empty() {
         return Err(match sight.missing.first() {
             Some((parent, absent)) => {
                 let missing = sight.missing.iter().map(|(parent, _)| parent.clone()).collect();
+                let can_come = sight.missing.iter().any(|(parent, absent)| absent.can_come(parent));
                 let (parent, absent) = (parent.clone(), absent.clone());
-                Refusal::NoSuchParent { parent, absent, relocate: room::relocate(request, sight) }
-                    .until(Awaited::Parents(missing))
+                let refusal =
+                    Refusal::NoSuchParent { parent, absent, relocate: room::relocate(request, sight) };
+                if can_come { refusal.until(Awaited::Parents(missing)) } else { refusal }
             }
-            None => Refusal::NoParents.until(Awaited::AnyParent),
+            None => Refusal::NoParents { clue: clue(wanted, sight) }.until(Awaited::AnyParent),
         });
     }
     let by_uuid = matches!(request.device, DeviceId::Mdev(_));
@@ -347,22 +371,27 @@ pub fn fitting(request: &Request, wanted: &Wanted, sight: &Sight) -> Result<Vec<
             let held = room::held_by(&sight.card_holders.iter().collect::<Vec<_>>());
             let what = printable(&wanted.wish.to_string()).to_string();
             let left = format!("not creatable there now, its card's functions are held by {held}");
-            let hint = "stop a domain that has one, `virt-mdev list` shows them; or, where they are of another size: a card has sizes side by side in its mixed-size mode only, which is set before the first (nvidia-smi vgpu -i GPU -shm 1)";
+            let hint = room::ONE_SIZE;
             return Err(Refusal::NoRoom { what, place: card, left, hint: Some(hint.to_owned()) });
         }
         let meant = nearest(&wanted.wish.to_string(), names);
         let types = (!sight.untyped.is_empty()).then(|| Awaited::Types(sight.untyped.clone()));
         let (wish, parents, known) = (wanted.wish.clone(), sight.parents.clone(), sight.known.clone());
+        let clue = clue(wanted, sight).map(Box::new);
         // A parent that has types has them all.
         return Err(may_come(
             request,
             wanted,
             sight,
-            Refusal::NoSuchType { wish, parents, known, meant },
+            Refusal::NoSuchType { wish, parents, known, meant, clue },
             types,
         ));
     };
     let offers: Vec<Offer> = sight.offers.iter().filter(|offer| offer.fit == fit).cloned().collect();
+    if wanted.parents.is_empty() && offers.iter().any(Offer::is_one_of_a_kind) {
+        let parents = offers.iter().map(|offer| offer.place.parent.clone()).collect();
+        return Err(Refusal::NeedsParent { wish: wanted.wish.clone(), parents });
+    }
     for offer in &offers {
         let found: Vec<_> = offers
             .iter()

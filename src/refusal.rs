@@ -7,6 +7,8 @@ mod causes;
 
 use std::time::Duration;
 
+use rustix::io::Errno;
+
 use crate::backend::Backend;
 use crate::ids::{DeviceId, DomainUuid, MdevUuid, Parent, TypeId, TypeWish};
 use crate::ready::Awaited;
@@ -14,7 +16,7 @@ use crate::record::HOLDS;
 use crate::step::Place;
 use crate::words::{list, printable};
 
-pub use causes::{Absent, BadDefinition, Maker};
+pub use causes::{Absent, BadDefinition, Clue, Maker};
 
 /// For two domains that have the same device.
 const OTHER_DEVICE: &str = "only one of the two can run at a time, until one has another device: virsh edit, and a definition of its own";
@@ -71,7 +73,9 @@ pub enum Refusal {
     #[error("no parent {parent} on this host: {absent}")]
     NoSuchParent { parent: Parent, absent: Absent, relocate: Option<String> },
     #[error("no device on this host offers mediated devices: /sys/class/mdev_bus is empty or not there")]
-    NoParents,
+    NoParents { clue: Option<Clue> },
+    #[error("type \"{}\" is on each parent another device, and the domain names no parent", printable(&wish.to_string()))]
+    NeedsParent { wish: TypeWish, parents: Vec<Parent> },
     #[error("device {device}: {parent} takes a vGPU type itself and makes no devices with a uuid")]
     NoUuidThere { device: DeviceId, parent: Parent },
     #[error("device {device}: {parent} speaks no interface that takes arguments")]
@@ -79,7 +83,13 @@ pub enum Refusal {
     #[error("device {device}: its arguments are longer than the {limit} bytes that a driver can be given")]
     ArgumentsTooLong { device: DeviceId, limit: usize },
     #[error("type \"{}\" is not offered by {}", printable(&wish.to_string()), list(parents))]
-    NoSuchType { wish: TypeWish, parents: Vec<Parent>, known: Vec<String>, meant: Option<String> },
+    NoSuchType {
+        wish: TypeWish,
+        parents: Vec<Parent>,
+        known: Vec<String>,
+        meant: Option<String>,
+        clue: Option<Box<Clue>>,
+    },
     #[error("type \"{}\" fits several types of {parent} but for upper and lower case: {}", printable(&wish.to_string()), list(found))]
     AmbiguousType { wish: TypeWish, parent: Parent, found: Vec<TypeId> },
     #[error("no parent of type \"{}\" is on NUMA node {numa}", printable(&wish.to_string()))]
@@ -142,7 +152,7 @@ pub enum Refusal {
     )]
     MadeMeanwhile { device: DeviceId, place: Box<Place>, why: String },
     #[error("attribute {attribute}=\"{}\" of device {device}: {why}", printable(value))]
-    Attribute { device: DeviceId, attribute: String, value: String, why: String },
+    Attribute { device: DeviceId, attribute: String, value: String, why: String, errno: Option<Errno> },
     #[error("device {device} cannot be brought online: {why}")]
     Online { device: DeviceId, why: String },
     #[error("device {device} cannot be removed: {why}")]
@@ -217,11 +227,16 @@ impl Refusal {
             Self::NoSuchParent { parent, absent, .. } | Self::FunctionNotReady { function: parent, absent, .. } => {
                 Some(absent.hint(parent))
             }
-            Self::NoParents => Some(
+            Self::NoParents { clue: Some(clue) } => Some(clue.hint()),
+            Self::NeedsParent { parents, .. } => {
+                Some(format!("name one of {}: `lscss` shows which device each of them is", list(parents)))
+            }
+            Self::NoParents { .. } => Some(
                 "is a driver loaded that offers some, and its vendor's service running? `virt-mdev types` shows what is there".to_owned(),
             ),
             Self::NotYet { refusal, .. } => refusal.hint(),
             Self::NoSuchType { meant: Some(meant), .. } => Some(format!("did you mean \"{meant}\"?")),
+            Self::NoSuchType { clue: Some(clue), .. } => Some(clue.hint()),
             Self::NoSuchType { known, .. } if known.is_empty() => Some(
                 "no types are offered there yet; some drivers list them only once their vendor's service runs (NVIDIA: systemctl status nvidia-vgpud nvidia-vgpu-mgr)".to_owned(),
             ),
@@ -316,6 +331,9 @@ impl Refusal {
             Self::MadeMeanwhile { .. } => Some(
                 "start the domain again: if what is there now is what it wants, that is used; `virt-mdev list` shows it".to_owned(),
             ),
+            Self::Attribute { attribute, errno, .. } if causes::of_queue(attribute, *errno).is_some() => {
+                causes::of_queue(attribute, *errno).map(str::to_owned)
+            }
             Self::Create { .. } | Self::Attribute { .. } | Self::Online { .. } => Some(
                 "that is its driver's answer; the kernel's log (dmesg) or the vendor's service may say why".to_owned(),
             ),

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use crate::domain::Wanted;
 use crate::ids::{DeviceId, DomainUuid, Match, Parent};
 use crate::record::Named;
-use crate::refusal::{Absent, BadDefinition};
+use crate::refusal::{Absent, BadDefinition, Clue};
 use crate::request::Request;
 use crate::step::Place;
 
@@ -32,6 +32,13 @@ pub struct Offer {
     pub id_argument: Option<String>,
     /// Where nothing is free: who has the parent's devices. Not looked up otherwise.
     pub holders: Vec<Share>,
+}
+
+impl Offer {
+    /// Whether another parent's device of this type is something else altogether: a channel device, as a disk is.
+    pub fn is_one_of_a_kind(&self) -> bool {
+        self.api == "vfio-ccw"
+    }
 }
 
 /// Some of a parent's devices and whose they are.
@@ -121,6 +128,8 @@ pub struct Sight {
     pub relocated: bool,
     /// Where nothing fits: the types that those parents do offer, as `id` or `id "name"`.
     pub known: Vec<String>,
+    /// Where the domain names no parent: what the host tells of it.
+    pub clue: Option<Clue>,
     /// And those of them that offer no type at all, as before their vendor's service runs.
     pub untyped: Vec<Parent>,
     /// Where a virtual function lists no such type: who has the functions of its card. It lists only what fits now.

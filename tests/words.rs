@@ -62,7 +62,8 @@ fn entries() -> Vec<Entry> {
         let subchannel = match absent {
             Absent::Device { bus } | Absent::Driver { bus } => *bus == "css",
             Absent::Offer { driver } => driver == "io_subchannel",
-            Absent::Unknown | Absent::Functions { .. } => false,
+            Absent::OnSubchannel { .. } => true,
+            Absent::Unknown | Absent::Functions { .. } | Absent::NoFunctions => false,
         };
         Parent::parse(if subchannel { "0.0.0313" } else { "0000:86:00.0" }).unwrap()
     };
@@ -78,7 +79,7 @@ fn entries() -> Vec<Entry> {
     }
     for (fixed, it) in awaited() {
         let name = format!("Awaited::{}", examples::awaiting(&it));
-        let refusal = Refusal::NoParents.until(it).after_waiting();
+        let refusal = Refusal::NoParents { clue: None }.until(it).after_waiting();
         entries.push(of(name, &refusal, fixed));
     }
     for (fixed, bad) in definitions() {

@@ -135,7 +135,7 @@ fn another_uuid_helps_where_the_metadata_names_the_device_and_it_is_not_the_doma
         (held(mdev(OWN)), true, false),
         (claimed(mdev(OTHER)), false, false),
         (claimed(DeviceId::Vf(address("0000:41:00.4"))), false, false),
-        (Refusal::NoParents, false, false),
+        (Refusal::NoParents { clue: None }, false, false),
     ] {
         let found = in_conflict(&domain, &refusal, ours);
         assert_eq!(found, conflict.then_some(&uuid), "{refusal}, {ours}");

@@ -17,9 +17,6 @@ pub mod mdev;
 pub mod nvidia;
 pub mod proposal;
 
-/// Beginning of the names of the links from a physical function to its virtual ones.
-pub(crate) const FUNCTION: &str = "virtfn";
-
 /// A kernel interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -66,22 +63,29 @@ pub fn absent(host: &Host, parent: &Parent) -> Result<Absent, Trouble> {
         Err(_) => return Ok(Absent::Unknown),
     };
     if host.kind(&directory)?.is_none() {
-        return Ok(Absent::Device { bus });
+        // Channel devices have numbers of the same form.
+        let on = host.link_parent(&format!("sys/bus/ccw/devices/{parent}"))?.filter(|_| bus == "css");
+        return Ok(on.map_or(Absent::Device { bus }, |subchannel| Absent::OnSubchannel { subchannel }));
     }
     let Some(driver) = host.link_name(&format!("{directory}/driver"))? else {
         return Ok(Absent::Driver { bus });
     };
     // Of a card with virtual functions these are the parents.
-    let names = host.names(&directory)?;
-    for name in names.iter().filter(|name| name.starts_with(FUNCTION)) {
-        let function = host.link_name(&format!("{directory}/{name}"))?;
-        if let Some(function) = function.and_then(|name| Parent::parse(&name).ok()) {
-            if detect(host, &function)?.is_some() {
-                return Ok(Absent::Functions { such_as: function });
-            }
+    for function in functions(host, &directory)? {
+        if let Some(backend) = detect(host, &function)? {
+            return Ok(Absent::Functions { such_as: function, by_uuid: backend != Backend::Nvidia });
         }
     }
-    Ok(Absent::Offer { driver })
+    Ok(if nvidia::lacks_functions(host, parent) { Absent::NoFunctions } else { Absent::Offer { driver } })
+}
+
+/// The virtual functions of a card, by the links in its directory.
+fn functions(host: &Host, directory: &str) -> Result<Vec<Parent>, Trouble> {
+    let names = host.names(directory)?;
+    let names = names.iter().filter(|name| name.starts_with("virtfn"));
+    let functions = names.map(|name| host.link_name(&format!("{directory}/{name}")));
+    let parents = functions.filter_map(|name| name.map(|name| Parent::parse(&name?).ok()).transpose());
+    parents.collect()
 }
 
 /// Every parent that makes devices by UUID: what a request that names none chooses from.
@@ -297,10 +301,19 @@ pub fn read_attribute(host: &Host, device: &DeviceId, name: &AttributeName) -> O
     host.read(&format!("{}/{name}", directory(device))).ok()
 }
 
-/// Devices of a parent, for the words of a refusal.
+/// Devices of a parent, or of its card, for the words of a refusal.
 pub fn devices_of(host: &Host, place: &Place) -> Result<Vec<DeviceId>, Trouble> {
     match place.backend {
-        Backend::Mdev => Ok(mdev::devices_of(host, &place.parent)?.into_iter().map(DeviceId::Mdev).collect()),
+        // A virtual function has one device at most: what takes its room is on the others of its card.
+        Backend::Mdev => {
+            let functions = functions(host, &format!("{}/physfn", parent_path(place)))?;
+            let parents = if functions.is_empty() { vec![place.parent.clone()] } else { functions };
+            let mut devices = Vec::new();
+            for parent in &parents {
+                devices.extend(mdev::devices_of(host, parent)?.into_iter().map(DeviceId::Mdev));
+            }
+            Ok(devices)
+        }
         // Which devices are a parent's cannot be read back there.
         Backend::Proposal => Ok(Vec::new()),
         Backend::Nvidia => nvidia::siblings_in_use(host, &place.parent),

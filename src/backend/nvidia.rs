@@ -2,7 +2,7 @@
 //! passed to the domain as a PCI device. There is no mediated device and no UUID.
 
 use super::listing::{Row, creatable as parse};
-use super::{Backend, FUNCTION, card, numa};
+use super::{Backend, card, functions, numa};
 use crate::host::{Host, Trouble};
 use crate::ids::{DeviceId, Parent, PciAddress, TypeId, TypeWish};
 use crate::refusal::Absent;
@@ -48,6 +48,33 @@ pub fn function(host: &Host, address: &PciAddress) -> Function {
         (Ok(None), Ok(absent)) => Function::NotYet(absent),
         _ => Function::Other,
     }
+}
+
+/// The card of a function.
+pub fn card_of(host: &Host, function: &Parent) -> Parent {
+    let card = host.link_name(&path(function, "physfn")).ok().flatten();
+    card.and_then(|name| Parent::parse(&name).ok()).unwrap_or_else(|| function.clone())
+}
+
+/// Whether a card of NVIDIA's could have virtual functions, and has none: a boot and a reload of its driver switch them off.
+pub fn lacks_functions(host: &Host, card: &Parent) -> bool {
+    let number =
+        |file: &str| host.read(&path(card, file)).ok().and_then(|text| text.trim().parse::<u32>().ok());
+    host.link_name(&path(card, "driver")).is_ok_and(|driver| driver.as_deref() == Some(DRIVER))
+        && number("sriov_totalvfs").is_some_and(|total| total > 0)
+        && number("sriov_numvfs") == Some(0)
+}
+
+/// The command that switches a card's functions on: its driver takes no number from anybody else.
+pub fn functions_on(card: &Parent) -> String {
+    format!("/usr/lib/nvidia/sriov-manage -e {card}")
+}
+
+/// All such cards: for the words of a refusal.
+pub fn cards_without_functions(host: &Host) -> Result<Vec<Parent>, Trouble> {
+    let names = host.names(PCI)?;
+    let cards = names.iter().filter_map(|name| Parent::parse(name).ok());
+    Ok(cards.filter(|card| lacks_functions(host, card)).collect())
 }
 
 /// All functions that do: one look at each PCI device. For people; no event of a domain needs it.
@@ -170,11 +197,9 @@ pub fn clear(host: &Host, address: &PciAddress) -> Result<(), Trouble> {
 
 /// The functions of the same card that carry a vGPU.
 pub fn siblings_in_use(host: &Host, parent: &Parent) -> Result<Vec<DeviceId>, Trouble> {
-    let physical = path(parent, "physfn");
-    let names = host.names(&physical)?;
-    let functions = names.iter().filter(|name| name.starts_with(FUNCTION));
-    Ok(functions
-        .filter_map(|name| PciAddress::parse(&host.link_name(&format!("{physical}/{name}")).ok()??).ok())
+    Ok(functions(host, &path(parent, "physfn"))?
+        .iter()
+        .filter_map(|function| PciAddress::parse(&function.to_string()).ok())
         .filter(|address| existing(host, address).is_ok_and(|found| found.is_some()))
         .map(DeviceId::Vf)
         .collect())

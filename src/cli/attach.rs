@@ -112,9 +112,12 @@ pub(super) fn attach(host: &Host, arguments: &Attach) -> Result<String, Failure>
         };
         let device = match chosen.map_err(|refusal| Failure::from(refusal).about(&domain.name))? {
             Chosen::Mdev { .. } => DeviceId::Mdev(random_uuid(host)?),
-            Chosen::Functions(functions) => {
-                DeviceId::Vf(functions.into_iter().next().ok_or_else(|| Failure::from(Refusal::NoParents))?)
-            }
+            Chosen::Functions(functions) => DeviceId::Vf(
+                functions
+                    .into_iter()
+                    .next()
+                    .ok_or_else(|| Failure::from(Refusal::NoParents { clue: None }))?,
+            ),
         };
         let wanted = Some(as_of(wanted.clone(), &device));
         Ok(Request { wanted, device, model: None, opened: true, managed: false })

@@ -11,7 +11,7 @@ use crate::ids::{AttributeName, DeviceId, DomainUuid, Malformed, MdevUuid, Paren
 use crate::placement::{self, Taken};
 use crate::plan;
 use crate::record::Records;
-use crate::refusal::Refusal;
+use crate::refusal::{Clue, Refusal};
 use crate::request::Request;
 use crate::seen::{Offer, Share, Sight};
 use crate::words::{list, nearest, printable};
@@ -117,10 +117,11 @@ pub(super) fn unseen(host: &Host, wanted: &Wanted, count: usize) -> Option<Chose
         return enough.then(|| Chosen::Functions(named.into_iter().take(count).collect()));
     }
     let parent = wanted.parents.first().map(ToString::to_string).unwrap_or_default();
-    let model = match parent.as_str() {
-        "matrix" => "vfio-ap",
+    let model = match (parent.as_str(), Clue::of_type(&wanted.wish)) {
+        ("matrix", _) | (_, Some(Clue::VfioAp)) => "vfio-ap",
         // `0.0.0313`, of a channel subsystem.
-        css if css.split('.').count() == 3 => "vfio-ccw",
+        (css, _) if css.split('.').count() == 3 => "vfio-ccw",
+        (_, Some(Clue::VfioCcw)) => "vfio-ccw",
         _ => USUAL_API,
     };
     Some(Chosen::Mdev { model: model.to_owned(), full: false })
@@ -263,7 +264,7 @@ fn none(host: &Host, wanted: &Wanted, functions: &[Parent]) -> Result<Refusal, T
         let hint = meant.map(|meant| format!("did you mean \"{meant}\"? {UNLISTED}"));
         return Ok(Refusal::NoRoom { what: what(wanted), place: list(&cards), left, hint });
     }
-    Ok(Refusal::NoSuchType { wish: wanted.wish.clone(), parents: cards, known, meant })
+    Ok(Refusal::NoSuchType { wish: wanted.wish.clone(), parents: cards, known, meant, clue: None })
 }
 
 fn too_few(
@@ -315,14 +316,14 @@ fn both(mdev: Refusal, function: Refusal) -> Refusal {
     };
     match (mdev, function) {
         (
-            Refusal::NoSuchType { wish, mut parents, mut known, meant },
+            Refusal::NoSuchType { wish, mut parents, mut known, meant, clue },
             Refusal::NoSuchType { parents: cards, known: more, meant: other, .. },
         ) => {
             parents.extend(cards);
             known.extend(more);
-            Refusal::NoSuchType { wish, parents, known, meant: meant.or(other) }
+            Refusal::NoSuchType { wish, parents, known, meant: meant.or(other), clue }
         }
-        (Refusal::NoParents, function) => function,
+        (Refusal::NoParents { .. }, function) => function,
         (mdev @ Refusal::NoSuchType { meant: Some(_), .. }, Refusal::NoRoom { .. }) => mdev,
         // The type is there, and something else about the request is wrong.
         (Refusal::NoSuchType { .. }, function) => function,

@@ -154,6 +154,11 @@ pub(super) fn nothing(host: &Host) -> Result<String, Failure> {
         "No type fits on the virtual functions of this host now: `virt-mdev list` shows what is on them."
     } else if !functions.is_empty() || !backend::parents(host)?.is_empty() {
         "No type is listed yet by the parents of this host: is their vendor's service running? (NVIDIA: systemctl status nvidia-vgpud nvidia-vgpu-mgr)"
+    } else if let Some(card) = nvidia::cards_without_functions(host)?.first() {
+        return Ok(format!(
+            "No device on this host offers mediated devices yet: {card} has no virtual functions, which {} switches on.\n",
+            nvidia::functions_on(card)
+        ));
     } else {
         "No device on this host offers mediated devices."
     };

@@ -3,12 +3,14 @@
 //! A request that names its parent and the type's id costs a fixed number of reads, whatever else the host has; one
 //! that names no parent costs that for each parent.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::{Host, Trouble, definitions, holders};
-use crate::backend::{self, Backend, mdev};
+use crate::backend::{self, Backend, mdev, nvidia};
 use crate::domain::Wanted;
 use crate::ids::{DeviceId, DomainUuid, Match, MdevUuid, Parent, TypeWish};
 use crate::record::{Records, State};
-use crate::refusal::Absent;
+use crate::refusal::{Absent, Clue};
 use crate::request::Request;
 use crate::seen::{Existing, Lookup, Offer, Seen, Share, Sight};
 use crate::step::{Place, Step};
@@ -176,11 +178,18 @@ fn offers(
             }
         }
     }
-    // The rest is for the words of a refusal only.
-    if sight.offers.iter().any(|offer| offer.free.is_some_and(|free| (free as usize) < devices)) {
+    if sight.offers.iter().any(|offer| offer.free.is_some_and(|free| (free as usize) < devices))
+        || has_several_cards_with_functions(&sight.offers)
+    {
+        let mut of_cards = BTreeMap::new();
         for offer in sight.offers.iter_mut().filter(|offer| offer.place.backend == Backend::Mdev) {
-            offer.max = mdev::max(host, &offer.place);
+            let card = (offer.card.clone(), offer.place.kind.clone());
+            offer.max = *of_cards.entry(card).or_insert_with(|| mdev::max(host, &offer.place));
         }
+    }
+    // The rest is for the words of a refusal only.
+    if named.is_empty() && sight.offers.is_empty() {
+        sight.clue = clue(host)?;
     }
     if parents.is_empty() {
         if !named.is_empty() {
@@ -215,14 +224,35 @@ fn offers(
             }
         }
     } else if sight.offers.iter().all(|offer| offer.free == Some(0)) {
+        let mut cards = BTreeSet::new();
         for offer in &mut sight.offers {
-            offer.holders = holders(host, records, &offer.place)?;
+            // Functions of one card have them together.
+            if cards.insert((offer.card.clone(), offer.place.kind.clone())) {
+                offer.holders = holders(host, records, &offer.place)?;
+            }
         }
         if !named.is_empty() {
             sight.elsewhere = elsewhere(host, named, wish)?;
         }
     }
     Ok(sight)
+}
+
+/// Where how many functions are free does not tell which card has more room.
+fn has_several_cards_with_functions(offers: &[Offer]) -> bool {
+    let Some(first) = offers.first() else { return false };
+    let is_function = |offer: &Offer| offer.place.parent.to_string() != offer.card;
+    offers.iter().any(|offer| offer.card != first.card) && offers.iter().any(is_function)
+}
+
+/// What the cards of this host tell of a type that no parent has.
+fn clue(host: &Host) -> Result<Option<Clue>, Trouble> {
+    if let Some(function) = nvidia::parents(host)?.first() {
+        let card = nvidia::card_of(host, function);
+        return Ok(Some(Clue::TakeTypes { card }));
+    }
+    let cards = nvidia::cards_without_functions(host)?;
+    Ok(cards.into_iter().next().map(|card| Clue::NoFunctions { card }))
 }
 
 /// The offers of the parents that were not named.

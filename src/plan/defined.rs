@@ -56,12 +56,12 @@ pub(super) fn with_its_file(request: &Request, sight: &Sight, refusal: Refusal) 
     };
     let refusal = match refusal {
         Refusal::NotYet { .. } => refusal,
-        Refusal::NoSuchType { wish, parents, known, .. } => {
+        Refusal::NoSuchType { wish, parents, known, clue, .. } => {
             let word = wish.to_string();
             let by_name = known.iter().find_map(|known| known.strip_suffix(&format!(" \"{word}\"")));
             let ids = known.iter().filter_map(|known| known.split(' ').next());
             let meant = by_name.map(str::to_owned).or_else(|| nearest(&word, ids));
-            Refusal::NoSuchType { wish, parents, known, meant }
+            Refusal::NoSuchType { wish, parents, known, meant, clue }
         }
         other => return other,
     };

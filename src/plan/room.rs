@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 
 use crate::backend::Backend;
 use crate::domain::Wanted;
-use crate::ids::{DeviceId, Parent};
+use crate::ids::DeviceId;
 use crate::placement::Taken;
-use crate::refusal::Refusal;
+use crate::refusal::{Clue, Refusal};
 use crate::request::Request;
 use crate::seen::{Offer, Share, Sight};
 use crate::words::{list, printable};
+
+/// Where NVIDIA's cards are full.
+pub(super) const ONE_SIZE: &str = "stop a domain that has one, `virt-mdev list` shows them; or, where they are of another size: a card has sizes side by side in its mixed-size mode only, which vGPU 17 brought and which is set before the first (nvidia-smi vgpu -i GPU -shm 1)";
 
 /// No offer has room. `request` and what is wanted of it are for the hint.
 pub(super) fn no_room(
@@ -19,9 +22,15 @@ pub(super) fn no_room(
     sight: &Sight,
     taken: &Taken,
 ) -> Refusal {
-    let parents: Vec<&Parent> = offers.iter().map(|offer| &offer.place.parent).collect();
     let free: u64 = offers.iter().filter_map(|offer| offer.free).map(u64::from).sum();
-    let max: Option<u64> = offers.iter().map(|offer| offer.max.map(u64::from)).sum();
+    // Each function of a card tells how many fit on the card.
+    let cards: BTreeMap<&str, Option<u32>> =
+        offers.iter().map(|offer| (offer.card.as_str(), offer.max)).collect();
+    let place = match wanted.parents.is_empty() {
+        true => list(&cards.keys().collect::<Vec<_>>()),
+        false => list(&offers.iter().map(|offer| &offer.place.parent).collect::<Vec<_>>()),
+    };
+    let max: Option<u64> = cards.values().map(|max| max.map(u64::from)).sum();
     let of = max.map(|max| format!(" of {max}")).unwrap_or_default();
     let own: u32 = offers.iter().filter_map(|offer| taken.get(&offer.place)).sum();
     let mut hint = None;
@@ -34,6 +43,9 @@ pub(super) fn no_room(
         format!("{free}{of} left, and the domain's devices before this one take {own}")
     } else {
         let holders: Vec<&Share> = offers.iter().flat_map(|offer| &offer.holders).collect();
+        if offers.iter().any(|offer| Clue::of_type(&offer.place.kind.as_wish()) == Some(Clue::Nvidia)) {
+            hint = Some(ONE_SIZE.to_owned());
+        }
         match held_by(&holders) {
             held if held.is_empty() => format!("{free}{of} left"),
             held => format!("{free}{of} left, held by {held}"),
@@ -52,7 +64,7 @@ pub(super) fn no_room(
     } else {
         format!("{} ({kind})", printable(&wanted.wish.to_string()))
     };
-    Refusal::NoRoom { what, place: list(&parents), left, hint: elsewhere.or(hint) }
+    Refusal::NoRoom { what, place, left, hint: elsewhere.or(hint) }
 }
 
 /// What another parent could do in place of the named ones, none of which is there, if the domain's author allows it.
@@ -75,7 +87,7 @@ pub(super) fn relocate(request: &Request, sight: &Sight) -> Option<String> {
 /// The cards that were not named and have room: `0000:87:00.0 has 1 left`.
 fn elsewhere(offers: &[Offer]) -> Option<String> {
     let mut cards: BTreeMap<&str, Option<u64>> = BTreeMap::new();
-    for offer in offers.iter().filter(|offer| offer.free != Some(0)) {
+    for offer in offers.iter().filter(|offer| offer.free != Some(0) && !offer.is_one_of_a_kind()) {
         let room = cards.entry(&offer.card).or_insert(Some(0));
         *room = room.and_then(|room| Some(room + u64::from(offer.free?)));
     }

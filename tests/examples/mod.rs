@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use rustix::io::Errno;
 use virt_mdev::backend::Backend;
 use virt_mdev::host::holders::Holder;
 use virt_mdev::ids::{DeviceId, DomainUuid, MdevUuid, Parent, TypeId, TypeWish};
 use virt_mdev::ready::Awaited;
-use virt_mdev::refusal::{Absent, BadDefinition, Maker, Refusal};
+use virt_mdev::refusal::{Absent, BadDefinition, Clue, Maker, Refusal};
 use virt_mdev::step::Place;
 use virt_mdev::undo::Why;
 
@@ -24,11 +25,11 @@ macro_rules! variants {
 variants!(REFUSAL, refusal, Refusal:
     XmlTooLarge XmlNotUtf8 XmlMalformed XmlDtd XmlTooDeep XmlNotADomain XmlLacks UnknownElement UnknownAttribute
     MissingAttribute BadValue DuplicateUuid TooManyDevices StrayText Function FunctionNotReady FunctionTwice
-    ManagedFunction NoSuchParent NoParents NoUuidThere NoArgumentsThere ArgumentsTooLong NoSuchType AmbiguousType
+    ManagedFunction NoSuchParent NoParents NeedsParent NoUuidThere NoArgumentsThere ArgumentsTooLong NoSuchType AmbiguousType
     NotOnNode NoRoom Model OtherDevice Held ClaimedByOther Reserved NotYet Definition SeveralDefinitions Defined NothingMakesIt
     Seclabel NotInNamespace MemoryLimit Vanished Create MadeMeanwhile Attribute Online Remove Io Blocked BeingStarted
     DaemonGone Told Worker Config);
-variants!(ABSENT, absence, Absent: Unknown Device Driver Offer Functions);
+variants!(ABSENT, absence, Absent: Unknown Device Driver Offer Functions NoFunctions OnSubchannel);
 variants!(AWAITED, awaiting, Awaited: Parents Types Type AnyParent);
 variants!(DEFINITION, definition, BadDefinition:
     Unreadable NotAFile BehindALink TooLarge NotUtf8 NotJson NotAnObject Lacks Twice Value Name);
@@ -83,7 +84,7 @@ pub(crate) fn refusals() -> Vec<(&'static str, Refusal)> {
     let sysfs = |rest: &str| format!("/sys/bus/mdev/devices/{UUID}/{rest}");
     let (m60, vf) = (|| parent("0000:86:00.0"), || parent("0000:41:00.4"));
     let no_type = |meant: Option<&str>, known: &[&str]| Refusal::NoSuchType {
-        wish: wish(), parents: vec![m60()], known: known.iter().copied().map(text).collect(), meant: meant.map(text),
+        wish: wish(), parents: vec![m60()], known: known.iter().copied().map(text).collect(), meant: meant.map(text), clue: None,
     };
     let other = |device, place, wanted: &str| Refusal::OtherDevice { device, place, wanted: text(wanted), maker: Maker::Somebody };
     vec![
@@ -112,7 +113,14 @@ pub(crate) fn refusals() -> Vec<(&'static str, Refusal)> {
         (" has managed='yes': libvirt would take", Refusal::ManagedFunction { address: text("0000:41:00.5") }),
         ("no parent ", Refusal::NoSuchParent { parent: m60(), absent: Absent::Device { bus: "PCI" }, relocate: None }),
         ("no parent ", Refusal::NoSuchParent { parent: m60(), absent: Absent::Device { bus: "PCI" }, relocate: Some(text("0000:87:00.0 has 2 left, and migrate=\"relocate\" in the <device> lets virt-mdev choose another parent where this one is missing")) }),
-        ("no device on this host offers mediated devices", Refusal::NoParents),
+        ("no device on this host offers mediated devices", Refusal::NoParents { clue: None }),
+        ("no device on this host offers mediated devices", Refusal::NoParents { clue: Some(Clue::VfioAp) }),
+        ("no device on this host offers mediated devices", Refusal::NoParents { clue: Some(Clue::VfioCcw) }),
+        ("no device on this host offers mediated devices", Refusal::NoParents { clue: Some(Clue::I915) }),
+        ("no device on this host offers mediated devices", Refusal::NoParents { clue: Some(Clue::Nvidia) }),
+        ("no device on this host offers mediated devices", Refusal::NoParents { clue: Some(Clue::TakeTypes { card: parent("0000:41:00.0") }) }),
+        ("no device on this host offers mediated devices", Refusal::NoParents { clue: Some(Clue::NoFunctions { card: parent("0000:41:00.0") }) }),
+        (" is on each parent another device", Refusal::NeedsParent { wish: TypeWish::parse("vfio_ccw-io").unwrap(), parents: vec![parent("0.0.0313"), parent("0.0.0314")] }),
         (" makes no devices with a uuid", Refusal::NoUuidThere { device: device(), parent: vf() }),
         (" speaks no interface that takes arguments", Refusal::NoArgumentsThere { device: device(), parent: parent("mtty") }),
         (": its arguments are longer than the ", Refusal::ArgumentsTooLong { device: device(), limit: 4059 }),
@@ -133,7 +141,7 @@ pub(crate) fn refusals() -> Vec<(&'static str, Refusal)> {
         (" belongs to domain ", Refusal::ClaimedByOther { device: device(), owner: text("vm2"), in_metadata: false }),
         (" belongs to domain ", Refusal::ClaimedByOther { device: function(), owner: text("vm2"), in_metadata: true }),
         (" is set aside for domain ", Refusal::Reserved { device: function(), domain: DomainUuid::parse(UUID).unwrap() }),
-        ("; waited for ", Refusal::NotYet { refusal: Box::new(Refusal::NoParents), awaited: Awaited::AnyParent, waited: true }),
+        ("; waited for ", Refusal::NotYet { refusal: Box::new(Refusal::NoParents { clue: None }), awaited: Awaited::AnyParent, waited: true }),
         ("the definition /etc/mdevctl.d/", Refusal::Definition { path: format!("/etc/mdevctl.d/mtty/{UUID}"), bad: BadDefinition::Lacks("mdev_type") }),
         (" of their parents is on this host", Refusal::SeveralDefinitions { device: device(), paths: vec![format!("/etc/mdevctl.d/mbochs/{UUID}"), format!("/etc/mdevctl.d/mtty/{UUID}")], there: 0 }),
         (" of their parents is on this host", Refusal::SeveralDefinitions { device: device(), paths: vec![format!("/etc/mdevctl.d/mbochs/{UUID}"), format!("/etc/mdevctl.d/mtty/{UUID}")], there: 2 }),
@@ -147,7 +155,9 @@ pub(crate) fn refusals() -> Vec<(&'static str, Refusal)> {
         (" was there and has just been taken away", Refusal::Vanished { device: device() }),
         ("creating device ", Refusal::Create { device: device(), place: mtty(), why: refused("/sys/class/mdev_bus/mtty/mdev_supported_types/mtty-2/create", eio) }),
         ("somebody else made a device with this uuid at the same moment: ", Refusal::MadeMeanwhile { device: device(), place: mtty(), why: refused("/sys/class/mdev_bus/mtty/mdev_supported_types/mtty-2/create", "File exists (EEXIST, 17)") }),
-        ("attribute assign_adapter=\"", Refusal::Attribute { device: device(), attribute: text("assign_adapter"), value: text("1"), why: refused(&sysfs("assign_adapter"), "No such device (ENODEV, 19)") }),
+        ("attribute assign_adapter=\"", Refusal::Attribute { device: device(), attribute: text("assign_adapter"), value: text("1"), why: refused(&sysfs("assign_adapter"), "No such device (ENODEV, 19)"), errno: Some(Errno::NODEV) }),
+        ("attribute assign_domain=\"3\"", Refusal::Attribute { device: device(), attribute: text("assign_domain"), value: text("3"), why: format!("cannot write \"3\" to {}: Cannot assign requested address (EADDRNOTAVAIL, 99)", sysfs("assign_domain")), errno: Some(Errno::ADDRNOTAVAIL) }),
+        ("attribute assign_domain=\"4\"", Refusal::Attribute { device: device(), attribute: text("assign_domain"), value: text("4"), why: refused(&sysfs("assign_domain"), "Address already in use (EADDRINUSE, 98)"), errno: Some(Errno::ADDRINUSE) }),
         (" cannot be brought online: ", Refusal::Online { device: device(), why: refused(&sysfs("online"), eio) }),
         (" cannot be removed: ", Refusal::Remove { device: device(), why: refused(&sysfs("remove"), "Resource temporarily unavailable (EAGAIN, 11)") }),
         ("cannot write the record /run/virt-mdev/", Refusal::Io { what: format!("cannot write the record /run/virt-mdev/domains/{UUID}.json"), why: text("No space left on device (ENOSPC, 28)") }),
@@ -174,7 +184,10 @@ pub(crate) fn absent() -> Vec<(&'static str, Absent)> {
         ("its driver vfio-pci offers no mediated devices", offer("vfio-pci")),
         ("its driver io_subchannel offers no mediated devices", offer("io_subchannel")),
         ("its driver xe offers no mediated devices", offer("xe")),
-        ("the card itself is none, ", Absent::Functions { such_as: parent("0000:41:00.4") }),
+        ("the card itself is none, ", Absent::Functions { such_as: parent("0000:41:00.4"), by_uuid: true }),
+        ("the card itself is none, ", Absent::Functions { such_as: parent("0000:41:00.4"), by_uuid: false }),
+        ("the card has no virtual functions yet, ", Absent::NoFunctions),
+        ("a device on the subchannel ", Absent::OnSubchannel { subchannel: "0.0.0313".to_owned() }),
     ]
 }
 

@@ -82,6 +82,16 @@ impl Tree {
             if let Some(driver) = text(idle, "driver") {
                 self.link(&format!("{directory}/driver"), &format!("../../drivers/{driver}"));
             }
+            if let Some(functions) = idle.get("functions") {
+                self.write(&format!("{directory}/sriov_totalvfs"), &format!("{functions}\n"));
+                self.write(&format!("{directory}/sriov_numvfs"), "0\n");
+            }
+            // A channel device lies in its subchannel's directory.
+            if let Some(device) = text(idle, "device") {
+                fs::create_dir_all(self.path(&format!("sys/devices/css0/{name}/{device}"))).unwrap();
+                let target = format!("../../../devices/css0/{name}/{device}");
+                self.link(&format!("sys/bus/ccw/devices/{device}"), &target);
+            }
         }
         for device in tables(description, "device") {
             let get = |key| text(device, key).expect(key);
@@ -161,12 +171,13 @@ impl Tree {
 
     /// A card with its vendor's driver leads to each of its virtual functions.
     fn add_function_of(&self, card: &str, function: &str) {
-        let card = format!("sys/bus/pci/devices/{card}");
-        let number = function.rsplit_once('.').unwrap().1;
-        self.link(&format!("{card}/virtfn{number}"), &format!("../{function}"));
-        if !self.path(&format!("{card}/driver")).is_symlink() {
-            self.link(&format!("{card}/driver"), "../../../bus/pci/drivers/nvidia");
+        let directory = format!("sys/devices/{card}");
+        if !self.path(&directory).exists() {
+            self.link(&format!("sys/bus/pci/devices/{card}"), &format!("../../../devices/{card}"));
+            self.link(&format!("{directory}/driver"), "../../bus/pci/drivers/nvidia");
         }
+        let number = function.rsplit_once('.').unwrap().1;
+        self.link(&format!("{directory}/virtfn{number}"), &format!("../{function}"));
     }
 
     fn add_device(&self, uuid: &str, parent: &str, kind: &str) {

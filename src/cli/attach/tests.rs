@@ -27,7 +27,7 @@ fn another_function_is_chosen_unless_the_person_wants_that_one() {
             assert_eq!(is_one_of_several(refusal, &parents(named)), another, "{named:?}: {refusal}");
         }
     }
-    assert!(!is_one_of_several(&Refusal::NoParents, &[]));
+    assert!(!is_one_of_several(&Refusal::NoParents { clue: None }, &[]));
 }
 
 #[test]

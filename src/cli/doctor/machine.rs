@@ -1,7 +1,7 @@
 //! The host itself: VFIO, udev, parents that offer nothing yet, and what nobody answers for.
 
 use super::{Act, Finding};
-use crate::backend::{self, Backend};
+use crate::backend::{self, Backend, nvidia};
 use crate::cli::reconcile::{Fate, fate};
 use crate::host::udev::rules_file;
 use crate::host::{Host, Trouble, programs};
@@ -40,6 +40,13 @@ pub(super) fn look(host: &Host) -> Result<Vec<Finding>, Trouble> {
                 "is its vendor's service running? (NVIDIA: systemctl status nvidia-vgpud nvidia-vgpu-mgr)",
             ));
         }
+    }
+    for card in nvidia::cards_without_functions(host)? {
+        findings.push(Finding::new(
+            format!("{card} has no virtual functions"),
+            "they are what takes vGPUs on a card that can have them, and none can be made on it",
+            format!("at every boot, once NVIDIA's services run: {}", nvidia::functions_on(&card)),
+        ));
     }
     findings.extend(orphans(host)?);
     Ok(findings)
