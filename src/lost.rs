@@ -1,11 +1,11 @@
 //! udev's event of a device that has gone: if a domain has it still, its record says from then on that it is lost, and
 //! the journal names the domain. Should a device of the same name come back, it is somebody else's: nothing is guessed. One
-//! that was kept is the domain's no more.
+//! that was kept, or was to go, is the domain's no more.
 
 use std::time::Duration;
 
 use crate::backend;
-use crate::host::{Host, Trouble, journal};
+use crate::host::{Host, Trouble, holders, journal};
 use crate::ids::DeviceId;
 use crate::record::{Record, Records, State};
 use crate::step::Place;
@@ -19,33 +19,34 @@ pub fn look(host: &Host, device: &DeviceId, limit: Duration) -> Result<(), Troub
     if !records.is_claimed(device) {
         return Ok(());
     }
-    // A device that is being taken away is marked so before it goes; and some drivers take theirs away by themselves once
-    // QEMU has ended.
-    let has = |record: &Record| {
-        let lost = |(its, place, _, state): (&DeviceId, _, _, State)| {
-            its == device
-                && (state == State::Kept
-                    || (state == State::Done && !backend::cleans_up_by_itself(host, device, place)))
-                && is_gone(host, device, place)
-        };
-        record.devices().any(lost)
+    let gone = |record: &Record| {
+        let its = record.devices().find(|(its, ..)| *its == device);
+        its.filter(|(_, place, ..)| is_gone(host, device, place))
+            .map(|(_, place, _, state)| (place.clone(), state))
     };
-    let is_kept = |(its, _, _, state): (&DeviceId, _, _, State)| its == device && state == State::Kept;
-    let Some(record) = records.of_device(device)?.filter(has) else { return Ok(()) };
+    let Some(record) = records.of_device(device)?.filter(|record| gone(record).is_some()) else {
+        return Ok(());
+    };
+    // A release that has just taken it away is through with the record when it lets go of the lock.
     let mut guard = records.lock(&record.domain.uuid, limit)?;
-    if let Some(record) = guard.record().filter(|record| has(record)) {
-        journal::start(&record.domain.name);
-        if record.devices().any(is_kept) {
+    let Some((place, state)) = guard.record().and_then(gone) else { return Ok(()) };
+    let name = &record.domain.name;
+    journal::start(name);
+    match state {
+        State::Kept => {
             log::warn!(VIRT_MDEV_UUID:% = device; "device {device}, which the domain kept, has gone");
-        } else {
+        }
+        // Some drivers take theirs away by themselves once QEMU has ended.
+        State::Done if holders::runs(host, name) || !backend::cleans_up_by_itself(host, device, &place) => {
             log::error!(
                 VIRT_MDEV_UUID:% = device;
                 "device {device} has gone although the domain has it: was its driver unloaded, or the device removed by hand?"
             );
         }
-        guard.lose(device)?;
+        // It was to go.
+        State::Done | State::Intended | State::Undoing => {}
     }
-    Ok(())
+    guard.lose(device)
 }
 
 /// The kernel tells a moment before the last of a device has gone.

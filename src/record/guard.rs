@@ -153,11 +153,11 @@ impl Guard<'_> {
     }
 
     /// A device has gone by itself: what comes back under its name is not ours, and neither is anything that was done to
-    /// it. The claim stays until the domain ends; that on a device which was kept goes with it.
+    /// it. The claim stays until the domain ends; that on a device which was kept, or was to go, goes with it.
     pub fn lose(&mut self, device: &DeviceId) -> Result<(), Trouble> {
         let Some(record) = &mut self.record else { return Ok(()) };
-        let kept = |entry: &Entry| entry.state == State::Kept && entry.step.device() == device;
-        if record.steps.iter().any(kept) {
+        let makes = |entry: &&Entry| entry.step.device() == device && entry.step.place().is_some();
+        if record.steps.iter().find(makes).is_some_and(|entry| entry.state != State::Done) {
             record
                 .steps
                 .retain(|entry| entry.step.device() != device || matches!(entry.step, Step::Allow { .. }));
