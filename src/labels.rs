@@ -131,7 +131,8 @@ pub fn plan(domain: &Domain, labels: &Labels, nodes: &[Carrying], recorded: &[En
         };
         let mut was = Label {
             owner: carried.owner.clone().filter(|_| label.owner.is_some()),
-            mode: carried.mode.filter(|_| label.mode.is_some()),
+            // Whoever owns the node may change it.
+            mode: carried.mode.filter(|_| label.owner.is_some()),
             context: carried.context.clone().filter(|_| label.context.is_some()),
         };
         let again = Step::Label {

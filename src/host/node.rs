@@ -61,6 +61,23 @@ pub fn put(host: &Host, node: &Node, label: &Label, only: Option<&Label>) -> Res
     Ok(parts.iter().any(Option::is_some))
 }
 
+/// Gives a node what it carried before a label, each part where it carries that label's. Its owner was a QEMU, which could
+/// change group and mode as it liked: they go back with the owner. libvirt gives such nodes to root by itself
+/// (`virSecurityDACRestoreHostdevLabel`). Says whether there was anything to do.
+pub fn put_back(host: &Host, node: &Node, label: &Label, was: &Label) -> Result<bool, Trouble> {
+    let now = carried(host, node)?;
+    let is_ours = match (&label.owner, &now.owner) {
+        (Some(ours), Some(now)) => now.uid == ours.uid || (now.uid, now.gid) == (0, 0),
+        _ => false,
+    };
+    let context = was.context.clone().filter(|_| now.context == label.context);
+    let back = match is_ours {
+        true => Label { context, ..was.clone() },
+        false => Label { context, ..Label::default() },
+    };
+    put(host, node, &back, None)
+}
+
 /// Where libvirt keeps what one domain may open, which the domain's profile includes. It is there when `start` is
 /// called; libvirt may add rules of its own afterwards, and deletes both files when the domain stops.
 fn rules(host: &Host, profile: &Profile) -> PathBuf {
@@ -135,6 +152,7 @@ pub fn withdraw(host: &Host, profile: &Profile, node: &Node) -> Result<(), Troub
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::labels::Owner;
     use std::fs;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
@@ -174,6 +192,30 @@ mod tests {
         assert!(error.ends_with("dev/vfio/8: it is not a node"), "{error}");
         let error = super::put(&host(&dir), &node("vfio/9"), &label(0o600), None).unwrap_err().to_string();
         assert!(error.ends_with("dev/vfio/9: No such file or directory (ENOENT, 2)"), "{error}");
+    }
+
+    #[test]
+    fn what_its_owner_has_made_of_a_node_goes_back_with_the_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("dev/vfio")).unwrap();
+        let file = dir.path().join("dev/vfio/7");
+        fs::write(&file, "").unwrap();
+        let set = |mode| fs::set_permissions(&file, PermissionsExt::from_mode(mode)).unwrap();
+        let found = fs::metadata(&file).unwrap();
+        let label = |uid, mode| Label { owner: Some(Owner { uid, gid: found.gid() }), mode, context: None };
+        let (ours, other) = (label(found.uid(), None), label(found.uid() + 1, None));
+        let was = label(found.uid(), Some(0o640));
+        // QEMU has opened it to everybody.
+        set(0o666);
+        assert!(put_back(&host(&dir), &node("vfio/7"), &ours, &was).unwrap());
+        assert_eq!(fs::metadata(&file).unwrap().mode() & 0o7777, 0o640);
+        assert!(!put_back(&host(&dir), &node("vfio/7"), &ours, &was).unwrap(), "nothing is left to do");
+        // It is another's by now.
+        set(0o666);
+        let is_roots = (found.uid(), found.gid()) == (0, 0);
+        assert_eq!(put_back(&host(&dir), &node("vfio/7"), &other, &was).unwrap(), is_roots);
+        let mode = if is_roots { 0o640 } else { 0o666 };
+        assert_eq!(fs::metadata(&file).unwrap().mode() & 0o7777, mode);
     }
 
     #[test]

@@ -236,6 +236,6 @@ fn what_a_node_carried_before_the_first_start_is_what_it_will_carry_again() {
     else {
         panic!("no label");
     };
-    assert_eq!((label.mode, was.mode), (None, None));
+    assert_eq!((label.mode, was.mode), (None, loose.mode));
     assert_eq!(plan(&domain, &Labels::default(), &[at(&loose)], &[]), Plan::default());
 }

@@ -24,7 +24,7 @@ pub(super) fn unlabel(means: Means<'_>, guard: &Guard<'_>, back: &Step) -> Resul
             // more.
             let _lock = records.lock_labels(waits.lock)?;
             let has = guard.owns(device)? && node::of(host, device)?.contains(node);
-            if has && node::put(host, node, was, Some(label))? {
+            if has && node::put_back(host, node, label, was)? {
                 log::info!(VIRT_MDEV_UUID:% = device; "{back}");
             }
             Ok(())
