@@ -14,6 +14,12 @@ use crate::words::printable;
 /// Longer and longer than a look at a node takes: it is opened and closed at once.
 const LOOKS: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(40)];
 
+/// How long a name is looked for: somebody may have very many processes, with very many files.
+const WALK: Duration = Duration::from_millis(500);
+
+/// What a process answers that has ended, or is not ours to look at.
+const HIDDEN: [Errno; 3] = [Errno::SRCH, Errno::ACCESS, Errno::PERM];
+
 /// A process that has a device open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
@@ -44,11 +50,12 @@ fn group(host: &Host, device: &DeviceId) -> Result<Option<String>, Trouble> {
 /// a second), also while its device is open by way of `/dev/vfio/devices`; so opening it and closing it at once
 /// tells, and asks nothing of the driver. A kernel without group nodes leaves only the walk through `/proc`.
 pub fn is_held(host: &Host, device: &DeviceId) -> Result<bool, Trouble> {
+    let has_holder = || Ok(find(host, device, None)?.is_some());
     if !host.opens {
-        return Ok(holder(host, device).is_some());
+        return has_holder();
     }
     // A kernel without groups has the device's own node alone.
-    let Some(group) = group(host, device)? else { return Ok(holder(host, device).is_some()) };
+    let Some(group) = group(host, device)? else { return has_holder() };
     let node = host.path(&format!("dev/vfio/{group}"));
     let busy = |opened: &std::io::Result<()>| {
         opened.as_ref().is_err_and(|error| error.raw_os_error() == Some(Errno::BUSY.raw_os_error()))
@@ -64,7 +71,7 @@ pub fn is_held(host: &Host, device: &DeviceId) -> Result<bool, Trouble> {
     match opened {
         Ok(()) => Ok(false),
         opened if busy(&opened) => Ok(true),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(holder(host, device).is_some()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => has_holder(),
         Err(error) => Err(Trouble::new("open", &node, error)),
     }
 }
@@ -74,20 +81,27 @@ pub fn sees_all(host: &Host) -> bool {
     host.opens || rustix::process::geteuid().is_root()
 }
 
-/// The process that holds it, by walking `/proc`: only done when there is one to name.
+/// The process that holds it, by walking `/proc`: only done when there is one to name, and not for long.
 pub fn holder(host: &Host, device: &DeviceId) -> Option<Holder> {
+    find(host, device, Some(host.now() + WALK)).ok().flatten()
+}
+
+/// The same. `until`: for whoever only wants a name. What another user's process hides from us is passed over; what cannot be
+/// read for another reason may be what is looked for.
+fn find(host: &Host, device: &DeviceId, until: Option<Duration>) -> Result<Option<Holder>, Trouble> {
     // Below the holder's /dev: QEMU has one of its own, of which this is all that is left to be seen once QEMU has ended, and
     // another process has its descriptors.
-    let group = group(host, device).ok().flatten();
-    let mut nodes: Vec<_> = group.iter().map(|group| format!("vfio/{group}")).collect();
-    for name in host.names(&format!("{}/vfio-dev", backend::directory(device))).unwrap_or_default() {
+    let mut nodes: Vec<_> = group(host, device)?.iter().map(|group| format!("vfio/{group}")).collect();
+    for name in host.names(&format!("{}/vfio-dev", backend::directory(device)))? {
         nodes.push(format!("vfio/devices/{name}"));
     }
     if nodes.is_empty() {
-        return None;
+        return Ok(None);
     }
-    let pids = host.names("proc").unwrap_or_default();
-    let pid = pids.iter().filter_map(|pid| pid.parse::<i32>().ok()).find(|pid| {
+    for pid in host.names("proc")?.iter().filter_map(|pid| pid.parse::<i32>().ok()) {
+        if until.is_some_and(|until| host.now() >= until) {
+            return Ok(None);
+        }
         let fds = format!("proc/{pid}/fd");
         let is_ours = |fd: &String| {
             let fd = host.path(&format!("{fds}/{fd}"));
@@ -96,11 +110,17 @@ pub fn holder(host: &Host, device: &DeviceId) -> Option<Holder> {
             let node = nodes.iter().find(|node| target.ends_with(node));
             node.is_some_and(|node| host.is_same(&fd, &Path::new("/dev").join(node)))
         };
-        host.names(&fds).unwrap_or_default().iter().any(is_ours)
-    })?;
-    let name = host.read(&format!("proc/{pid}/comm")).unwrap_or_default();
-    let arguments = host.read(&format!("proc/{pid}/cmdline")).unwrap_or_default();
-    Some(Holder { pid, name, domain: guest(&arguments) })
+        let opened = match host.names(&fds) {
+            Err(trouble) if HIDDEN.iter().any(|errno| trouble.is(*errno)) => Vec::new(),
+            opened => opened?,
+        };
+        if opened.iter().any(is_ours) {
+            let name = host.read(&format!("proc/{pid}/comm")).unwrap_or_default();
+            let arguments = host.read(&format!("proc/{pid}/cmdline")).unwrap_or_default();
+            return Ok(Some(Holder { pid, name, domain: guest(&arguments) }));
+        }
+    }
+    Ok(None)
 }
 
 /// Whether the QEMU of a domain runs, by the pid that libvirt has written down for it.
@@ -124,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_node_is_known_without_the_dev_that_it_was_opened_in() {
+    fn only_a_node_is_taken_for_one() {
         let root = tempfile::tempdir().unwrap();
         let uuid = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
         let link = |file: &str, target: &str| {
@@ -138,10 +158,12 @@ mod tests {
         let host = Host::at(root.path());
         let holder = || holder(&host, &DeviceId::parse(uuid).unwrap()).map(|holder| holder.pid);
         assert_eq!(holder(), None);
+        // What is no node, or somebody's file that we may not look at.
         link("proc/12/fd/3", "/vfio/4711");
-        assert_eq!(holder(), Some(12));
-        link("proc/100/fd/3", "/dev/vfio/4711");
-        assert_eq!(holder(), Some(100));
+        std::fs::create_dir_all(root.path().join("vfio")).unwrap();
+        std::fs::write(root.path().join("vfio/4711"), "").unwrap();
+        link("proc/13/fd/3", &root.path().join("vfio/4711").display().to_string());
+        assert_eq!(holder(), None);
     }
 
     #[test]

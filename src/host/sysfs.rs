@@ -123,20 +123,22 @@ impl Host {
             .map_err(|error| Trouble::new("change the mode of", &path, error))
     }
 
-    /// Whether two paths lead to one device, or file; so they do where that cannot be told. Of a file, what the kernel knows
-    /// already: one of a process's may lie on a file system that does not answer.
-    pub fn is_same(&self, one: &Path, other: &Path) -> bool {
+    /// Whether what a process has open is this node. A node can always be looked at: what cannot is a file on somebody's file
+    /// system; and where there is no such node any more, another one is taken for it. Of a file, what the kernel knows already:
+    /// it may lie on a file system that does not answer.
+    pub fn is_same(&self, opened: &Path, node: &Path) -> bool {
         let identity = |path: &Path| {
             let found = statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE | StatxFlags::INO)?;
             let kind = FileType::from_raw_mode(found.stx_mode.into());
             Ok::<_, Errno>(match kind {
-                FileType::CharacterDevice => (found.stx_rdev_major, found.stx_rdev_minor, 0),
-                _ => (found.stx_dev_major, found.stx_dev_minor, found.stx_ino),
+                FileType::CharacterDevice => (found.stx_rdev_major, found.stx_rdev_minor, None),
+                _ => (found.stx_dev_major, found.stx_dev_minor, Some(found.stx_ino)),
             })
         };
-        match (identity(one), identity(other)) {
-            (Ok(one), Ok(other)) => one == other,
-            _ => true,
+        match (identity(opened), identity(node)) {
+            (Ok(opened), Ok(node)) => opened == node,
+            (Ok((.., inode)), Err(_)) => inode.is_none(),
+            (Err(_), _) => false,
         }
     }
 
