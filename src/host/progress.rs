@@ -6,9 +6,10 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use rustix::time::{ClockId, clock_gettime};
 
 /// Begins what a wait is called; its milliseconds follow.
@@ -16,6 +17,12 @@ const WAIT: &str = "wait ";
 
 /// More than the longest line has.
 const MAX_LINE: usize = 64 * 1024;
+
+/// How much is kept, or a little more.
+const MAX_KEPT: usize = 1024 * 1024;
+
+/// How much has been written since old lines were forgotten last.
+static WRITTEN: AtomicUsize = AtomicUsize::new(0);
 
 /// Whether anybody will look.
 static LISTENED: AtomicBool = AtomicBool::new(false);
@@ -55,7 +62,20 @@ fn line(doing: impl Fn() -> String) {
     if LISTENED.load(Ordering::Relaxed) {
         // One write is one line; without memory for it, what is said of an operation that blocks is an earlier one.
         let text = format!("{} {}\n", now().as_millis(), doing());
-        let _ = rustix::io::write(rustix::stdio::stdout(), text.as_bytes());
+        let written = rustix::io::write(rustix::stdio::stdout(), text.as_bytes()).unwrap_or(0);
+        if WRITTEN.fetch_add(written, Ordering::Relaxed) > MAX_KEPT {
+            WRITTEN.store(0, Ordering::Relaxed);
+            forget_old();
+        }
+    }
+}
+
+/// Gives back the memory of all but the last lines: a long wait makes very many.
+fn forget_old() {
+    let stdout = rustix::stdio::stdout();
+    if let Ok(end) = seek(stdout, SeekFrom::Current(0)) {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let _ = fallocate(stdout, flags, 0, end.saturating_sub(MAX_LINE as u64).max(1));
     }
 }
 
