@@ -139,7 +139,12 @@ fn perform(
                     if skipped.as_ref() == Some(&card) {
                         continue;
                     }
-                    let limit = if busy.contains(&card) { ONCE_MORE } else { means.waits.lock };
+                    let limit = match busy.is_empty() {
+                        true => means.waits.lock,
+                        false if busy.contains(&card) => ONCE_MORE,
+                        // Where one hangs others may, and a start is not to wait as long for each.
+                        false => means.waits.lock / 10,
+                    };
                     match means.records.lock_card(&card, limit) {
                         Ok(lock) => locked = Some((card, lock)),
                         // Another card may answer.
@@ -212,9 +217,18 @@ fn perform(
             guard.done();
             Ok(())
         }
-        Step::Label { node, label, .. } => once(guard, step, answers, || {
+        Step::Label { device, node, label, .. } => once(guard, step, answers, || {
             // The helper of udev that has not seen this in the record is through with the node before it gets the label.
             let _lock = means.records.lock_labels(means.waits.lock)?;
+            // Groups are numbered anew, where a driver was loaded anew while the lock was waited for.
+            if !node::of(means.host, device)?.contains(node) {
+                let path = means.host.path(&format!("dev/{node}"));
+                return Err(Trouble::new(
+                    "label",
+                    &path,
+                    std::io::Error::other(format!("it is no node of {device} any more")),
+                ));
+            }
             node::put(means.host, node, label, None).map(drop)
         }),
         Step::Allow { node, profile, .. } => {

@@ -50,6 +50,10 @@ const BASE: &str = "run/virt-mdev";
 /// A record holds a few lines for each device; a file beyond this is none of ours.
 const MAX_RECORD: u64 = 1024 * 1024;
 
+/// Extension of what was set aside, and how many of one name are kept.
+const DAMAGED: &str = "damaged";
+const ASIDE: u32 = 9;
+
 /// Extension of a record that is being written.
 const NEW: &str = "new";
 
@@ -128,7 +132,12 @@ impl Records {
     pub fn damaged(&self) -> Result<Vec<PathBuf>, Trouble> {
         let domains = self.base.join("domains");
         let names = self.host.names_in(&domains)?;
-        Ok(names.iter().filter(|name| name.ends_with(".damaged")).map(|name| domains.join(name)).collect())
+        // What others have left there is not ours to judge.
+        let is_ours = |name: &&String| {
+            let domain = name.split('.').next().is_some_and(|stem| DomainUuid::parse(stem).is_ok());
+            domain && name.ends_with(&format!(".{DAMAGED}"))
+        };
+        Ok(names.iter().filter(is_ours).map(|name| domains.join(name)).collect())
     }
 
     /// Claims and index entries of domains that have no record: the domain, and the entry's path. Whoever takes one
@@ -236,7 +245,13 @@ impl Records {
 
     /// Moves out of the way what is in ours and none of ours.
     fn set_aside(&self, file: &Path, why: &dyn std::fmt::Display) -> Result<(), Trouble> {
-        let aside = file.with_extension("damaged");
+        // What was set aside before stays, too, as far as that goes.
+        let aside = |number: u32| match number {
+            1 => file.with_extension(DAMAGED),
+            more => file.with_extension(format!("{more}.{DAMAGED}")),
+        };
+        let is_free = |path: &PathBuf| matches!(self.host.machine().kind(path), Ok(None));
+        let aside = (1..=ASIDE).map(aside).find(is_free).unwrap_or_else(|| aside(ASIDE));
         log::warn!("{} set aside as {}: {why}", file.display(), aside.display());
         self.host.machine().rename(file, &aside).map_err(|error| Trouble::new("set aside", file, error))
     }

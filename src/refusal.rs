@@ -14,7 +14,7 @@ use crate::ids::{DeviceId, DomainUuid, MdevUuid, Parent, TypeId, TypeWish};
 use crate::ready::Awaited;
 use crate::record::HOLDS;
 use crate::step::Place;
-use crate::words::{list, printable};
+use crate::words::{escaped, list, printable};
 
 pub use causes::{Absent, BadDefinition, Clue, Maker};
 
@@ -56,8 +56,8 @@ pub enum Refusal {
     BadValue { element: String, attribute: String, value: String, why: String },
     #[error("the uuid {uuid} is given twice, in more than one <{element}>")]
     DuplicateUuid { uuid: MdevUuid, element: &'static str },
-    #[error("the metadata has more than {0} <device> elements")]
-    TooManyDevices(usize),
+    #[error("the domain XML has more than {limit} {what}")]
+    TooManyDevices { limit: usize, what: &'static str },
     #[error("text between the elements of <devices> in the metadata: \"{}\"", printable(.0))]
     StrayText(String),
     #[error("{device} {why}")]
@@ -159,7 +159,7 @@ pub enum Refusal {
     Remove { device: DeviceId, why: String },
     #[error("{what}: {why}")]
     Io { what: String, why: String },
-    #[error("cannot {doing}: it has not returned for {limit:?}")]
+    #[error("cannot {}: it has not returned for {limit:?}", escaped(doing))]
     Blocked { doing: String, limit: Duration },
     #[error("libvirt is starting the domain")]
     BeingStarted,
@@ -172,6 +172,19 @@ pub enum Refusal {
     Worker { how: String },
     #[error("{path}: {why}")]
     Config { path: String, why: String },
+}
+
+/// All of them, as there are a few on most cards, or the first of very many: libvirt's error is no place for a long list, and
+/// what a worker says fits into a pipe.
+fn known_types(known: &[String]) -> String {
+    const SHOWN: usize = 32;
+    match known.get(..SHOWN) {
+        Some(first) if known.len() > SHOWN => {
+            let more = known.len() - SHOWN;
+            format!("{} and {more} more, which `virt-mdev types` shows", first.join(", "))
+        }
+        _ => known.join(", "),
+    }
 }
 
 impl Refusal {
@@ -240,7 +253,7 @@ impl Refusal {
             Self::NoSuchType { known, .. } if known.is_empty() => Some(
                 "no types are offered there yet; some drivers list them only once their vendor's service runs (NVIDIA: systemctl status nvidia-vgpud nvidia-vgpu-mgr)".to_owned(),
             ),
-            Self::NoSuchType { known, .. } => Some(format!("offered there: {}", known.join(", "))),
+            Self::NoSuchType { known, .. } => Some(format!("offered there: {}", known_types(known))),
             Self::AmbiguousType { .. } => Some("write the type's id, or its name exactly".to_owned()),
             Self::NotOnNode { elsewhere, .. } => {
                 Some(format!("offered on other nodes by {}; drop numa=\"…\" to allow them", list(elsewhere)))
@@ -319,6 +332,7 @@ impl Refusal {
                 "<seclabel type='dynamic' model='{model}'/>, without a label, lets libvirt choose one"
             )),
             Self::NotInNamespace { verb, lines, .. } => {
+                let lines = escaped(lines);
                 Some(format!("{verb} /etc/libvirt/qemu.conf, and restart libvirt's daemon: {lines}"))
             }
             Self::MemoryLimit { memory, .. } => Some(format!(

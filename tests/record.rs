@@ -182,7 +182,21 @@ fn a_record_that_cannot_be_trusted_is_set_aside() {
         let guard = run.records.lock(&domain(1), LIMIT).unwrap();
         assert!(guard.record().is_none(), "{bad}");
         assert!(!file.exists(), "{bad}");
-        assert_eq!(fs::read_to_string(file.with_extension("damaged")).unwrap(), bad, "kept for a look");
+        let aside = file.with_extension("damaged");
+        assert_eq!(fs::read_to_string(&aside).unwrap(), bad, "kept for a look");
+        fs::remove_file(aside).unwrap();
+    }
+    // Something has been set aside before.
+    fs::create_dir(file.with_extension("damaged")).unwrap();
+    for number in 2..12 {
+        fs::write(&file, format!("{{{number}")).unwrap();
+        assert!(run.records.lock(&domain(1), LIMIT).unwrap().record().is_none());
+        let aside = file.with_extension(format!("{}.damaged", number.min(9)));
+        assert_eq!(fs::read_to_string(&aside).unwrap(), format!("{{{number}"));
+    }
+    assert_eq!(run.records.damaged().unwrap().len(), 9);
+    for aside in run.records.damaged().unwrap() {
+        fs::remove_file(&aside).or_else(|_| fs::remove_dir(&aside)).unwrap();
     }
     let elsewhere = run.directory.path().join("elsewhere");
     fs::write(&elsewhere, good).unwrap();

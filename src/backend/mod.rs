@@ -10,7 +10,7 @@ use crate::ids::{AttributeName, DeviceId, MdevUuid, Parent, PciAddress, TypeWish
 use crate::refusal::Absent;
 use crate::seen::{Existing, Offer};
 use crate::step::Place;
-use crate::words::escaped;
+use crate::words::printable;
 
 pub mod listing;
 pub mod mdev;
@@ -158,7 +158,9 @@ impl Backend {
         };
         Ok(types
             .into_iter()
-            .map(|(id, name)| name.map_or_else(|| id.clone(), |name| format!("{id} \"{}\"", escaped(&name))))
+            .map(|(id, name)| {
+                name.map_or_else(|| id.clone(), |name| format!("{id} \"{}\"", printable(&name)))
+            })
             .collect())
     }
 }

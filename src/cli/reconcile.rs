@@ -14,7 +14,7 @@ use crate::ids::{DeviceId, DomainUuid};
 use crate::reap::{self, By, Standing};
 use crate::record::{Record, Records};
 use crate::undo::{Left, Sweep, Undone, Why, settle};
-use crate::words::printable;
+use crate::words::{escaped, printable};
 
 /// What a domain is called here: its name, where a record says it.
 pub(super) fn name(record: Option<&Record>, domain: &DomainUuid) -> String {
@@ -136,7 +136,7 @@ pub fn run(host: &Host, dry_run: bool, quiet: bool) -> Result<String, Failure> {
         Vec::new()
     });
     for (domain, path) in strays {
-        let shown = path.display();
+        let shown = escaped(&path.display().to_string());
         if dry_run {
             let _ = writeln!(said, "{domain}: would remove {shown}: the domain has no record");
             continue;

@@ -134,6 +134,11 @@ pub(super) fn root(reader: &NsReader<&[u8]>, start: &BytesStart<'_>) -> Result<A
     }
 }
 
+/// Whether there may be one more: each is compared with the others.
+fn room(are: usize, what: &'static str) -> Result<(), Refusal> {
+    if are < MAX_DEVICES { Ok(()) } else { Err(Refusal::TooManyDevices { limit: MAX_DEVICES, what }) }
+}
+
 impl Found {
     /// An element begins below `parent`.
     fn open(&mut self, parent: At, reader: &NsReader<&[u8]>, start: &BytesStart<'_>) -> Result<At, Refusal> {
@@ -168,7 +173,7 @@ impl Found {
             (At::Seclabel, b"imagelabel") => At::Imagelabel,
             (At::Domain, b"commandline") if in_namespace(reader, start, QEMU) => At::Commandline,
             (At::Commandline, b"arg") => {
-                self.argument(value(&attributes(reader, start, false)?, "value").unwrap_or_default());
+                self.argument(value(&attributes(reader, start, false)?, "value").unwrap_or_default())?;
                 At::Elsewhere
             }
             (At::Devices, b"hostdev") => {
@@ -226,9 +231,7 @@ impl Found {
                         return Err(Refusal::DuplicateUuid { uuid: uuid.clone(), element: "device" });
                     }
                 }
-                if self.wanted.len() == MAX_DEVICES {
-                    return Err(Refusal::TooManyDevices(MAX_DEVICES));
-                }
+                room(self.wanted.len(), "<device> elements in its metadata")?;
                 self.wanted.push(wanted);
                 Ok(At::OurDevice)
             }
@@ -315,9 +318,11 @@ impl Found {
                 if self.mdevs.iter().any(|other| other.uuid == uuid) {
                     return Err(Refusal::DuplicateUuid { uuid, element: "hostdev" });
                 }
+                room(self.mdevs.len(), "mediated <hostdev> elements")?;
                 self.mdevs.push(MdevHostdev { uuid, model, managed });
             }
             Some(Hostdev::Pci { address: Some(address), managed }) => {
+                room(self.pcis.len(), "PCI <hostdev> elements")?;
                 self.pcis.push(PciHostdev { address, managed });
             }
             // libvirt refuses a hostdev without an address by itself.
@@ -326,11 +331,13 @@ impl Found {
         Ok(())
     }
 
-    fn argument(&mut self, value: &str) {
+    fn argument(&mut self, value: &str) -> Result<(), Refusal> {
         let uuid = self.arguments.mdev(value);
         if let Some(uuid) = uuid.filter(|uuid| !self.sysfsdevs.contains(uuid)) {
+            room(self.sysfsdevs.len(), "sysfsdev= arguments")?;
             self.sysfsdevs.push(uuid);
         }
+        Ok(())
     }
 
     fn finish(self) -> Result<Domain, Refusal> {

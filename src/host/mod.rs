@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::refusal::Refusal;
-use crate::words::{errno, printable};
+use crate::words::{errno, escaped, printable};
 
 pub mod child;
 pub mod daemon;
@@ -119,7 +119,7 @@ pub struct Trouble {
 impl Trouble {
     /// `verb` and `path` failed with `error`.
     pub fn new(verb: &str, path: &Path, error: impl Into<io::Error>) -> Self {
-        Self { doing: format!("{verb} {}", path.display()), error: error.into() }
+        Self { doing: format!("{verb} {}", escaped(&path.display().to_string())), error: error.into() }
     }
 
     /// Whether the kernel's answer was this one.

@@ -206,6 +206,17 @@ fn a_domains_name_is_escaped_wherever_it_is_shown() {
     let journal = Journal::start(&host);
     let mut wrong = Wrong::default();
     let xml = domain(IN_XML, "1", &of_type("mtty-1"), MODEL);
+    // A definition that cannot be read, and what lies among ours.
+    let definition = format!("/etc/libvirt/qemu/{NASTY}.xml");
+    let stray = format!("/run/virt-mdev/devices/{NASTY}");
+    let nobody = "11111111-0000-4000-8000-000000000009";
+    for command in [
+        &["mkdir", "-p", &definition, "/run/virt-mdev/devices"][..],
+        &["ln", "-s", nobody, &stray],
+        &["mkdir", "-p", &format!("/run/virt-mdev/domains/{NASTY}.damaged")],
+    ] {
+        assert!(host.run(command, b"").unwrap().status.success(), "{command:?}");
+    }
     for event in ["prepare", "start", "started", "reconnect"] {
         let output = hook(&host, NASTY, event, &xml);
         assert!(output.status.success(), "{event}: {output:?}");
