@@ -13,6 +13,7 @@ use crate::host::{Host, Trouble, daemon, holders};
 use crate::ids::{DeviceId, DomainUuid};
 use crate::record::{Answers, Entry, Phase, Record, Records, State};
 use crate::seen::{Offer, Sight};
+use crate::step::Step;
 use crate::undo::{Sweep, settle};
 use crate::words::printable;
 
@@ -176,6 +177,23 @@ fn may_be_abandoned(host: &Host, record: &Record) -> bool {
     record.steps.iter().any(|entry| unanswered(host, record, entry, true).is_ok())
 }
 
+/// Whether a domain that runs has let go of a device which somebody else made: `virsh detach-device` calls no hook. Not asked
+/// but for another domain that is given the device: it may be one that its domain opens later. No node is opened for it.
+fn has_let_go(host: &Host, record: &Record, device: &DeviceId) -> bool {
+    let host = &host.looking();
+    let its = |entry: &&Entry| {
+        entry.step.device() == device
+            && entry.state == State::Done
+            && entry.answers == Some(Answers::Running)
+            && matches!(entry.step, Step::Use { .. })
+            && is_there(host, entry)
+    };
+    record.phase == Phase::Running
+        && record.steps.iter().any(|entry| its(&entry))
+        && holders::sees_all(host)
+        && matches!(holders::is_held(host, device), Ok(false))
+}
+
 /// For a domain that found no place in what it saw, or its device taken: takes away what other domains left on those
 /// cards, or this device. Says whether it is worth another look.
 pub fn make_room(
@@ -204,10 +222,11 @@ pub fn make_room(
         let on_card = |place| cards.contains(&backend::card(host, place));
         let in_the_way = record.devices().any(|(its, place, ..)| Some(its) == device || on_card(place));
         let patience = deadline.saturating_sub(host.now());
-        if !in_the_way || patience.is_zero() || !may_be_abandoned(host, &record) {
+        let let_go = device.filter(|device| has_let_go(host, &record, device));
+        if !in_the_way || patience.is_zero() || !(let_go.is_some() || may_be_abandoned(host, &record)) {
             continue;
         }
-        let sweep = Sweep { abandoned: true, ..Sweep::of_domain(patience) };
+        let sweep = Sweep { abandoned: let_go.is_none(), only: let_go, ..Sweep::of_domain(patience) };
         match settle(means, other, sweep) {
             Ok((guard, undone)) => {
                 for step in &undone.done {
