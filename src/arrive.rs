@@ -9,7 +9,7 @@ use crate::domain::edit::Editable;
 use crate::domain::{Domain, Wanted};
 use crate::execute::Means;
 use crate::host::daemon::Process;
-use crate::host::{Host, Trouble, see};
+use crate::host::{Host, Trouble, holders, see};
 use crate::ids::{DeviceId, Parent, PciAddress};
 use crate::plan::{self, Plan};
 use crate::ready::{Patience, unless_late};
@@ -80,10 +80,10 @@ fn look(
                 }
                 // What an earlier run left may be all that is in the way: prepare clears it up, and judges then.
                 _ if ours => Plan {
-                    steps: Vec::new(),
                     notes: vec![format!(
                         "prepare first releases what an earlier run of the domain has left here: {refusal}"
                     )],
+                    ..Plan::default()
                 },
                 _ => return Err(refusal),
             },
@@ -250,6 +250,11 @@ pub fn arrive(
     let (host, records) = (means.host, means.records);
     let domain = Domain::read(xml)?;
     let whole = (&domain, text(xml)?);
+    // It runs here, so that libvirt refuses it, once it has asked us (`virDomainObjListAdd`): nothing is set aside for it.
+    let record = records.read(&domain.uuid).ok().flatten().filter(|record| record.phase == Phase::Running);
+    if record.is_some_and(|record| holders::runs(host, &record.domain.name)) {
+        return Ok(None);
+    }
     let mut patience = Patience::new(host, records, config.waits);
     let mut given_up: Vec<Parent> = Vec::new();
     let (mut cleared, mut gives_way) = (false, false);
