@@ -36,6 +36,10 @@ pub struct Plan {
     pub steps: Vec<Planned>,
     /// What the author may not expect.
     pub notes: Vec<String>,
+    /// Devices that are nobody's once they are made: mdevctl is to bring them up with their parent, and would have, had it been
+    /// faster.
+    #[serde(skip)]
+    pub stay: Vec<DeviceId>,
 }
 
 impl Plan {
@@ -109,6 +113,9 @@ pub fn prepare(
         }
         if !foreign && planned.step.place().is_some_and(|place| place.backend == Backend::Proposal) {
             online.push(Planned::from(Step::Online { device: request.device.clone() }));
+        }
+        if defined::stays(sight, &planned.step) {
+            plan.stay.push(request.device.clone());
         }
         plan.steps.push(planned);
     }

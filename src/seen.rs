@@ -100,6 +100,8 @@ pub struct Defined {
     pub path: String,
     /// What it says, in the form of a domain's metadata.
     pub wanted: Result<Wanted, BadDefinition>,
+    /// It is to be there whenever its parent is.
+    pub auto: bool,
 }
 
 /// All that was seen for one request.

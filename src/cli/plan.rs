@@ -59,7 +59,7 @@ fn answer(host: &Host, event: Event, xml: &[u8]) -> Result<Answer, Failure> {
     let mut changes = None;
     let (domain, plan) = match event.action() {
         Action::Prepare | Action::Arrive if !config(host)?.enabled => {
-            (whose(xml)?, Plan { steps: vec![], notes: vec![SWITCHED_OFF.to_owned()] })
+            (whose(xml)?, Plan { steps: vec![], notes: vec![SWITCHED_OFF.to_owned()], ..Plan::default() })
         }
         Action::Prepare => {
             let domain = Domain::read(xml)?;

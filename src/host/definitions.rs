@@ -57,11 +57,14 @@ pub fn look(host: &Host, parents: &[Parent], device: &MdevUuid) -> Result<Lookup
         found = there;
     }
     match (found.first(), trouble) {
-        (Some((parent, kind)), _) => Ok(Lookup::One(Defined {
-            path: format!("/{}", path(parent, device)),
-            wanted: read(host, parent, device, *kind)
-                .map(|definition| definition.wanted(device.clone(), (*parent).clone())),
-        })),
+        (Some((parent, kind)), _) => {
+            let definition = read(host, parent, device, *kind);
+            Ok(Lookup::One(Defined {
+                path: format!("/{}", path(parent, device)),
+                auto: definition.as_ref().is_ok_and(|definition| definition.auto),
+                wanted: definition.map(|definition| definition.wanted(device.clone(), (*parent).clone())),
+            }))
+        }
         (None, Some(trouble)) => Err(trouble),
         (None, None) => Ok(Lookup::Nowhere),
     }
@@ -153,7 +156,7 @@ mod tests {
         fs::write(directory.join("83b8f4f2-509f-382f-3c1e-e6bfe0fa1002"), "garbage").unwrap();
         assert_eq!(look_for(root.path()), Lookup::Nowhere);
         fs::write(directory.join(UUID), GOOD).unwrap();
-        let Lookup::One(Defined { path, wanted: Ok(wanted) }) = look_for(root.path()) else { panic!() };
+        let Lookup::One(Defined { path, wanted: Ok(wanted), .. }) = look_for(root.path()) else { panic!() };
         assert_eq!(path, format!("/etc/mdevctl.d/mtty/{UUID}"));
         assert_eq!((wanted.wish.to_string(), wanted.parents.len()), ("mtty-2".to_owned(), 1));
     }

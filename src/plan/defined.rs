@@ -19,7 +19,7 @@ pub(super) fn wanted<'a>(
     let uuid = || request.device.clone();
     if request.wanted.is_none() {
         match &sight.definition {
-            Lookup::One(Defined { path, wanted: Err(bad) }) => {
+            Lookup::One(Defined { path, wanted: Err(bad), .. }) => {
                 return Err(Refusal::Definition { path: path.clone(), bad: bad.clone() });
             }
             Lookup::Several { paths, parents, there } => {
@@ -44,9 +44,22 @@ pub(super) fn wanted<'a>(
 /// Where what is wanted comes from.
 pub(super) fn source(sight: &Sight) -> String {
     match &sight.definition {
+        Lookup::One(Defined { path, auto: true, .. }) => {
+            format!("defined in {path}, with start=auto: it stays")
+        }
         Lookup::One(Defined { path, .. }) => format!("defined in {path}"),
         _ => String::new(),
     }
+}
+
+/// Whether the device that is made there is to be there all the time.
+pub(super) fn stays(sight: &Sight, step: &Step) -> bool {
+    let (Step::Create { place, .. }, Lookup::One(Defined { wanted: Ok(wanted), auto: true, .. })) =
+        (step, &sight.definition)
+    else {
+        return false;
+    };
+    wanted.parents.contains(&place.parent) && wanted.wish.matches(&place.kind, None).is_some()
 }
 
 /// The domain's author does not see what a definition asks for.
@@ -74,8 +87,8 @@ pub(super) fn disagreement(request: &Request, sight: &Sight, step: &Step) -> Opt
     let (from, says) = match &sight.definition {
         Lookup::NotLooked | Lookup::Nowhere => return None,
         Lookup::Several { paths, .. } => (list(paths), "define it, too".to_owned()),
-        Lookup::One(Defined { path, wanted: Err(bad) }) => (path.clone(), format!("is no use: {bad}")),
-        Lookup::One(Defined { path, wanted: Ok(defined) }) => {
+        Lookup::One(Defined { path, wanted: Err(bad), .. }) => (path.clone(), format!("is no use: {bad}")),
+        Lookup::One(Defined { path, wanted: Ok(defined), .. }) => {
             let mut differs = Vec::new();
             // The metadata may have the vendor's name for the type.
             if defined.wish.matches(&place.kind, None).is_none() {

@@ -166,16 +166,22 @@ impl Guard<'_> {
             self.unclaim(device)?;
             return self.end();
         }
-        record.steps.retain_mut(|entry| {
-            if entry.step.device() != device {
-                return true;
-            }
+        record.steps.retain(|entry| {
+            let stays = entry.step.place().is_some() || matches!(entry.step, Step::Allow { .. });
+            entry.step.device() != device || stays
+        });
+        self.disown(device);
+        self.save()
+    }
+
+    /// A device of ours is from here on one that the domain uses. Reaches the disk with the next save.
+    pub fn disown(&mut self, device: &DeviceId) {
+        let entries = self.record.iter_mut().flat_map(|record| &mut record.steps);
+        for entry in entries.filter(|entry| entry.step.device() == device) {
             if let Step::Create { device, place, .. } | Step::Adopt { device, place, .. } = &entry.step {
                 entry.step = Step::Use { device: device.clone(), place: place.clone() };
             }
-            matches!(entry.step, Step::Use { .. } | Step::Allow { .. })
-        });
-        self.save()
+        }
     }
 
     /// The domain has come to this phase; `answers`, from here on, for all devices that are its: not for those that are
