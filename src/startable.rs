@@ -9,6 +9,10 @@ use crate::refusal::Refusal;
 
 /// Judges the nodes of such devices. `lockable`: how much memory QEMU may lock, in KiB, where that is known.
 pub fn judge(domain: &Domain, nodes: &[Node], conf: &QemuConf, lockable: Option<u64>) -> Result<(), Refusal> {
+    // Other nodes than these, and other limits: QEMU's own words say what it lacks.
+    if domain.iommufd {
+        return Ok(());
+    }
     let paths: Vec<String> = nodes.iter().map(|node| format!("/dev/{node}")).collect();
     // For a hostdev libvirt does all this itself, the container included (`qemuDomainGetHostdevPath`).
     let by_libvirt = !domain.mdevs.is_empty() || !domain.pcis.is_empty();

@@ -42,6 +42,9 @@ pub(super) fn pci_address(given: &Given) -> Option<PciAddress> {
 #[derive(Debug, Default)]
 pub(super) struct Arguments {
     device_follows: bool,
+    object_follows: bool,
+    /// One makes an IOMMUFD, by which QEMU finds the nodes of devices itself (`iommufd_cdev_getfd`).
+    pub(super) iommufd: bool,
 }
 
 impl Arguments {
@@ -49,8 +52,21 @@ impl Arguments {
     pub(super) fn mdev(&mut self, argument: &str) -> Option<MdevUuid> {
         let is_option = matches!(argument, "-device" | "--device");
         let is_device = std::mem::replace(&mut self.device_follows, is_option);
+        let follows = matches!(argument, "-object" | "--object");
+        let is_object = std::mem::replace(&mut self.object_follows, follows);
+        self.iommufd |= is_object && kind_of_object(argument).as_deref() == Some("iommufd");
         is_device.then(|| sysfsdev(argument)).flatten()
     }
+}
+
+/// `iommufd,id=i0`, or the same as QEMU's JSON.
+fn kind_of_object(value: &str) -> Option<String> {
+    if !value.starts_with('{') {
+        let first = value.split(',').next()?;
+        return Some(first.strip_prefix("qom-type=").unwrap_or(first).to_owned());
+    }
+    let json = serde_json::from_str::<serde_json::Value>(value).ok()?;
+    json.get("qom-type")?.as_str().map(str::to_owned)
 }
 
 /// `vfio-pci,sysfsdev=/sys/bus/mdev/devices/UUID`, or the same as QEMU's JSON.

@@ -44,6 +44,8 @@ pub struct Domain {
     pub memory: Option<u64>,
     /// The domain says itself how much memory QEMU may lock (`<hard_limit>`, `<locked/>`).
     pub locked: bool,
+    /// QEMU uses what those arguments name by an IOMMUFD.
+    pub iommufd: bool,
 }
 
 /// `<hostdev mode='subsystem' type='mdev' model='…' managed='…'>`

@@ -351,6 +351,7 @@ impl Found {
             seclabels: self.seclabels,
             memory: self.memory,
             locked: self.locked,
+            iommufd: self.arguments.iommufd,
         })
     }
 }
