@@ -7,8 +7,8 @@ use crate::backend::nvidia;
 use crate::cli::definition;
 use crate::config::Config;
 use crate::domain::Domain;
-use crate::host::{Host, Trouble, daemon, libvirt, node, see};
-use crate::ids::{DeviceId, MdevUuid, Node};
+use crate::host::{Host, Trouble, daemon, holders, libvirt, node, see};
+use crate::ids::{DeviceId, DomainUuid, MdevUuid, Node};
 use crate::placement::Taken;
 use crate::plan;
 use crate::qemu_conf::{self, QemuConf};
@@ -26,16 +26,19 @@ pub(super) fn look(host: &Host, config: &Config, conf: &QemuConf) -> Result<Vec<
     let mut findings = Vec::new();
     let lockable = libvirt::running(host).and_then(|daemon| daemon::lockable(host, daemon.pid));
     let mut having: BTreeMap<MdevUuid, BTreeMap<String, Option<String>>> = BTreeMap::new();
+    let (mut defined, mut all_read) = (BTreeSet::new(), true);
     for (file, read) in definition::files(host)? {
         let domain = match read {
             Ok(domain) => domain,
             // Of a definition that is libvirt's alone, libvirt is judge.
             Err(refusal) => {
+                all_read = false;
                 findings.push(of(&printable(&file).to_string(), &refusal, "virsh edit"));
                 continue;
             }
         };
         let name = printable(&domain.name).to_string();
+        defined.insert(domain.uuid.clone());
         for device in named(&domain) {
             let in_metadata = domain.wanted.iter().any(|wanted| wanted.uuid.as_ref() == Some(&device));
             let renews = in_metadata.then(|| for_shell(&domain.name, &domain.uuid));
@@ -45,6 +48,9 @@ pub(super) fn look(host: &Host, config: &Config, conf: &QemuConf) -> Result<Vec<
             by_argument(host, &domain, conf, lockable)?.or_else(|| unmakable(host, config, &domain).err());
         let edit = format!("virsh edit {}", for_shell(&domain.name, &domain.uuid));
         findings.extend(judged.map(|refusal| of(&name, &refusal, &edit)));
+    }
+    if all_read {
+        findings.extend(kept_for_nobody(host, &defined)?);
     }
     for (device, names) in having.into_iter().filter(|(_, names)| names.len() > 1) {
         let clone = names.iter().rev().find_map(|(name, renews)| Some((name, renews.as_ref()?)));
@@ -59,6 +65,27 @@ pub(super) fn look(host: &Host, config: &Config, conf: &QemuConf) -> Result<Vec<
             "only one of them can run at a time",
             fix,
         ));
+    }
+    Ok(findings)
+}
+
+/// Devices that domains keep which are not defined any more: libvirt calls no hook when it forgets a domain.
+fn kept_for_nobody(host: &Host, defined: &BTreeSet<DomainUuid>) -> Result<Vec<Finding>, Trouble> {
+    let records = Records::new(host);
+    let mut findings = Vec::new();
+    for domain in records.domains()?.iter().filter(|domain| !defined.contains(domain)) {
+        let Ok(Some(record)) = records.read(domain) else { continue };
+        if holders::runs(host, &record.domain.name) {
+            continue;
+        }
+        let name = printable(&record.domain.name);
+        for (device, ..) in record.devices().filter(|(.., state)| *state == State::Kept) {
+            findings.push(Finding::new(
+                format!("{name}: keeps {device}, and is not defined any more"),
+                "its place is taken, and no other domain can have it",
+                format!("virt-mdev release --force {device}"),
+            ));
+        }
     }
     Ok(findings)
 }
