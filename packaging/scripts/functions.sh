@@ -17,6 +17,8 @@ virt_mdev_tell() {
     pid=$(cat "/run/$1.pid" 2>/dev/null) || return 0
     # A stale file must not hit another process, and one that is only starting would die of the signal.
     if [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = "$1" ] && grep -q '^SigCgt:.*[13579bdf]$' "/proc/$pid/status"; then
+        # While it begins it drops the signal (daemonReloadHandler); it answers once it has begun.
+        timeout 20 virsh -q -c qemu:///system uri >/dev/null 2>&1 </dev/null || true
         if kill -HUP "$pid"; then
             touch /run/virt-mdev.told || true # for virt-mdev doctor
         else

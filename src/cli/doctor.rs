@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::list::warn_without_root;
+use super::virsh::virsh;
 use super::{Failure, reconcile, to_json};
 use crate::config::Config;
 use crate::host::libvirt::{self, Daemon};
@@ -168,12 +169,12 @@ fn mend(host: &Host, act: &Act) -> Result<String, Failure> {
             libvirt::link(host)?;
             // A daemon that runs is the next look's.
             if let Some(daemon) = libvirt::running(host).filter(|daemon| !libvirt::sees_hooks(host, daemon)) {
-                libvirt::tell(host, &daemon)?;
+                tell(host, &daemon)?;
             }
             Ok(format!("linked /{} to /{}", libvirt::HOOK, libvirt::PROGRAM))
         }
         Act::Tell(daemon) => {
-            libvirt::tell(host, daemon)?;
+            tell(host, daemon)?;
             Ok(format!("told {} (pid {})", daemon.name, daemon.pid))
         }
         Act::Open => {
@@ -186,6 +187,13 @@ fn mend(host: &Host, act: &Act) -> Result<String, Failure> {
         }
         Act::Reconcile => Ok(reconcile::run(host, false, false)?.trim_end().replace('\n', "; ")),
     }
+}
+
+/// A daemon that is only beginning drops the signal (`daemonReloadHandler`). It answers once it has begun.
+fn tell(host: &Host, daemon: &Daemon) -> Result<(), Failure> {
+    // What virsh says is no matter, nor whether there is one.
+    let _ = virsh(&["uri"]);
+    Ok(libvirt::tell(host, daemon)?)
 }
 
 /// Who brings up what is defined, where something is.

@@ -26,7 +26,7 @@ const URI_GIVEN: [&str; 2] = ["VIRSH_DEFAULT_CONNECT_URI", "LIBVIRT_DEFAULT_URI"
 /// likes: the daemon goes on with it whatever becomes of virsh.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What only asks.
-const QUESTIONS: [&str; 3] = ["domstate", "dominfo", "dumpxml"];
+const QUESTIONS: [&str; 4] = ["domstate", "dominfo", "dumpxml", "uri"];
 
 /// More than virsh has to say when it fails, a hook's words among them.
 const MAX_ERROR: usize = 64 * 1024;
