@@ -1,6 +1,8 @@
 //! `virt-mdev attach` and `detach`: hot-plug, with the device's life around it. What the domain's definition says stays
 //! as it is: that is `assign`'s.
 
+mod live;
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write as _};
@@ -12,7 +14,7 @@ use clap::Args;
 use super::assign::random_uuid;
 use super::choose::{self, Chosen, Which, parsed};
 use super::heir::Heir;
-use super::virsh::{XmlFile, virsh};
+use super::virsh::virsh;
 use super::{Failure, config, reconcile};
 use crate::attach::{self, Made, answer, take};
 use crate::config::Config;
@@ -20,7 +22,7 @@ use crate::domain::{Domain, Wanted, hostdev_xml};
 use crate::execute::Means;
 use crate::host::udev::Watch;
 use crate::host::{Host, daemon, holders};
-use crate::ids::{DeviceId, DomainUuid, MdevUuid, Parent, TypeWish};
+use crate::ids::{DeviceId, MdevUuid, Parent, TypeWish};
 use crate::record::{Answers, Record, Records, State};
 use crate::refusal::Refusal;
 use crate::request::Request;
@@ -137,7 +139,7 @@ pub(super) fn attach(host: &Host, arguments: &Attach) -> Result<String, Failure>
             Err(refusal) => return Err(failure(refusal).about(&domain.name)),
         }
     };
-    let done = plug(means, config, &domain, &made, watch, arguments);
+    let done = plug(means, config, &domain, (&request, &made), watch, arguments);
     let Err(failed) = done else { return done };
     let undone = take(means, &domain.uuid, &made.device, means.waits.release);
     let left = match &undone {
@@ -167,7 +169,7 @@ fn plug(
     means: Means<'_>,
     config: Config,
     domain: &Domain,
-    made: &Made,
+    (request, made): (&Request, &Made),
     watch: Option<Watch>,
     arguments: &Attach,
 ) -> Result<String, Failure> {
@@ -180,11 +182,18 @@ fn plug(
         answer(means, &domain.uuid, device, Answers::ByHand { until })?;
         return Ok(xml);
     }
-    on_live("attach-device", &domain.uuid, &xml)?;
+    live::plug("attach-device", &domain.uuid, &xml)?;
     let mut said = format!("{}: attached {device}, {place}\n", printable(&domain.name));
     // The domain has it: that this cannot be written down is no reason to take it away again.
     if let Err(trouble) = answer(means, &domain.uuid, device, Answers::Plugged) {
         let _ = writeln!(said, "warning: {trouble}");
+    }
+    if let Some(Err(failure)) = request.wanted.as_ref().map(|wanted| live::describe(&domain.uuid, wanted)) {
+        let _ = writeln!(
+            said,
+            "warning: its metadata does not say so, and what is saved or migrated lacks the device: {}",
+            failure.text
+        );
     }
     Ok(said)
 }
@@ -196,16 +205,6 @@ fn failure(refusal: Refusal) -> Failure {
             .hint("attach it again; `virsh list` says whether the domain still runs"),
         _ => refusal.into(),
     }
-}
-
-/// `virsh attach-device` or `detach-device`, of a domain that runs.
-fn on_live(verb: &str, domain: &DomainUuid, xml: &str) -> Result<(), Failure> {
-    let file = XmlFile::new(xml)?;
-    let path = file.path();
-    let done = virsh(&[verb, &format!("--domain={domain}"), &format!("--file={path}"), "--live"]);
-    // Nobody has a file of that name.
-    done.map(drop)
-        .map_err(|failed| Failure { text: failed.text.replace(&format!(" from {path}"), ""), ..failed })
 }
 
 /// The wish as it is for that device: of a function there is nothing left to choose.
@@ -251,7 +250,7 @@ pub(super) fn detach(host: &Host, arguments: &Detach) -> Result<String, Failure>
     }
     if domain.has_hostdev(device) {
         let api = host_api(&domain, device);
-        on_live("detach-device", &domain.uuid, &hostdev_xml(device, &api))
+        live::plug("detach-device", &domain.uuid, &hostdev_xml(device, &api))
             .map_err(|failure| failure.about(&domain.name))?;
         let held = || made == Some(true) && holders::is_held(host, device).unwrap_or(false);
         let of = format!("--domain={}", domain.uuid);
@@ -266,6 +265,9 @@ pub(super) fn detach(host: &Host, arguments: &Detach) -> Result<String, Failure>
         let hint =
             if has.is_empty() { "it has none".to_owned() } else { format!("it has {}", has.join(", ")) };
         return Err(Failure::new(format!("{name}: has no device {device}")).hint(hint));
+    }
+    if let Err(failure) = live::forget(&domain.uuid, device) {
+        log::warn!("{name}: its metadata names {device} until it ends: {}", failure.text);
     }
     let Some(made) = made else { return Ok(stays(&name, device, NOT_OURS)) };
     let undone = take(means, &domain.uuid, device, means.waits.release)?;

@@ -15,7 +15,7 @@ mod write;
 pub use reader::MAX_XML;
 pub use scan::uuid_in;
 pub use wanted::{Attribute, Placement, Wanted};
-pub use write::{Assigned, hostdev_xml, snippet};
+pub use write::{Assigned, hostdev_xml, metadata_xml, snippet};
 
 use crate::ids::{DeviceId, DomainUuid, MdevUuid, Parent, PciAddress};
 use crate::refusal::Refusal;

@@ -56,6 +56,14 @@ pub(super) fn ours(devices: &[Assigned]) -> Lines {
     lines
 }
 
+/// Our element for `virsh metadata --set`, which gives it the namespace; on one line.
+pub fn metadata_xml(devices: &[Wanted]) -> String {
+    let mut lines: Lines = vec![(0, "<devices>".to_owned())];
+    devices.iter().for_each(|wanted| lines.extend(device(wanted, "")));
+    lines.push((0, "</devices>".to_owned()));
+    laid_out(&lines, "")
+}
+
 /// A `<device>`; `prefix` is what the element around it has, with its colon.
 pub(super) fn device(wanted: &Wanted, prefix: &str) -> Lines {
     let mut start = format!("<{prefix}device");

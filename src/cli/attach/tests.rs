@@ -1,4 +1,5 @@
 use super::*;
+use crate::ids::DomainUuid;
 
 #[test]
 fn what_is_to_be_copied_names_the_domain_only_by_a_word() {

@@ -40,6 +40,7 @@ for round in 1 2; do
     echo "$said"
     contains "what detach said in round $round" "$said" "vm3: detached, destroy $device"
     released vm3 "$device"
+    equal "what its metadata says" '' "$(virsh -q metadata vm3 urn:virt-mdev:domain:1 --live 2>/dev/null || true)"
     wait_for 60 "the guest to see it go" told went "$round"
 done
 
