@@ -67,6 +67,12 @@ runs_with vm1 "$two"
 destroy vm1
 put_back
 
+step "a QEMU that opens its nodes to others"
+start vm1
+setpriv --reuid "$(id -u libvirt-qemu)" --regid nogroup --clear-groups chmod 0666 "$node1" "$node2"
+destroy vm1
+put_back
+
 step "QEMU is killed"
 start vm1
 equal "what the nodes carry while it runs" "$labelled" "$(carried)"

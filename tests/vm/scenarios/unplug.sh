@@ -54,6 +54,30 @@ virsh -q detach-device vm3 /run/virt-mdev-test.hostdev --live
 wait_for 120 "QEMU to let go" bash -c '! virsh -q dumpxml vm3 | grep -q hostdev'
 reconciled "destroy $device"
 released vm3 "$device"
+step "somebody else's device, unplugged behind our back, another domain may have"
 destroy vm3
+device=$(uuid 3)
+by_hand mtty/mdev_supported_types/mtty-2 "$device"
+new_domain vm4
+device "$device" 'type="mtty-2" parent="mtty"'
+define
+virsh -q dumpxml vm4 --inactive --xpath '//hostdev' | grep -v "<address type='pci'" >/run/virt-mdev-test.hostdev
+virsh -q attach-device vm3 /run/virt-mdev-test.hostdev --config
+: >$serial
+start vm3
+runs_with vm3 "$device"
+refused vm4 "$device"
+wait_for 120 "the guest to be ready" told ready 1
+virsh -q detach-device vm3 /run/virt-mdev-test.hostdev --live
+# shellcheck disable=SC2016
+wait_for 120 "QEMU to let go" bash -c '! virsh -q dumpxml vm3 | grep -q hostdev'
+start vm4
+runs_with vm4 "$device"
+destroy vm3
+runs_with vm4 "$device"
+destroy vm4
+exists "$devices/$device"
+remove_by_hand "$device"
+virsh -q undefine vm4
 virsh -q undefine vm3
 rm "$images/unplug.img"
