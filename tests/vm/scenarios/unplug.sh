@@ -61,7 +61,8 @@ by_hand mtty/mdev_supported_types/mtty-2 "$device"
 new_domain vm4
 device "$device" 'type="mtty-2" parent="mtty"'
 define
-virsh -q dumpxml vm4 --inactive --xpath '//hostdev' | grep -v "<address type='pci'" >/run/virt-mdev-test.hostdev
+echo "<hostdev mode='subsystem' type='mdev' model='vfio-pci'><source><address uuid='$device'/></source></hostdev>" \
+    >/run/virt-mdev-test.hostdev
 virsh -q attach-device vm3 /run/virt-mdev-test.hostdev --config
 : >$serial
 start vm3
