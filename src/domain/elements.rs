@@ -16,6 +16,11 @@ pub(super) fn malformed(reader: &NsReader<&[u8]>, why: &dyn std::fmt::Display) -
     Refusal::XmlMalformed { at: reader.buffer_position(), why: why.to_string() }
 }
 
+/// A tag with a `<` in it is none of XML's, which the parser lets pass, and hides what else is one.
+pub(super) fn is_whole(reader: &NsReader<&[u8]>, start: &BytesStart<'_>) -> Result<(), Refusal> {
+    if start.contains(&b'<') { Err(malformed(reader, &"a tag has a < in it")) } else { Ok(()) }
+}
+
 /// `&amp;` and its four siblings, and `&#…;`: XML without a DTD has no others.
 pub(super) fn resolve<'b>(
     reader: &NsReader<&[u8]>,

@@ -4,7 +4,7 @@ use quick_xml::events::{BytesStart, Event};
 use quick_xml::name::ResolveResult;
 use quick_xml::reader::NsReader;
 
-use super::elements::{attributes, in_namespace, malformed, resolve, unknown_element};
+use super::elements::{attributes, in_namespace, is_whole, malformed, resolve, unknown_element};
 use super::hostdev::{Arguments, Hostdev, hostdev, pci_address};
 use super::wanted::{Given, value};
 use super::{Domain, MdevHostdev, NAMESPACE, PciHostdev, Seclabel, Wanted};
@@ -79,6 +79,7 @@ pub(super) fn read(text: &str) -> Result<Domain, Refusal> {
         };
         match event {
             Event::Start(start) => {
+                is_whole(&reader, &start)?;
                 if path.len() == MAX_DEPTH {
                     return Err(Refusal::XmlTooDeep(MAX_DEPTH));
                 }

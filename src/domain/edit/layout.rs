@@ -7,7 +7,7 @@ use quick_xml::events::{BytesStart, Event};
 use quick_xml::reader::NsReader;
 
 use super::super::NAMESPACE;
-use super::super::elements::{attributes, in_namespace, malformed, unknown_element};
+use super::super::elements::{attributes, in_namespace, is_whole, malformed, unknown_element};
 use super::super::hostdev::{Arguments, Hostdev, hostdev, pci_address};
 use super::super::reader::{MAX_DEPTH, QEMU, root};
 use super::super::wanted::{parent_names, value};
@@ -123,6 +123,7 @@ impl Layout {
             let span = before..offset(&reader);
             match event {
                 Event::Start(start) => {
+                    is_whole(&reader, &start)?;
                     let at = found.open(open.last().map(|(at, _)| *at), text, &reader, &start, &span)?;
                     if open.len() == MAX_DEPTH {
                         return Err(Refusal::XmlTooDeep(MAX_DEPTH));
@@ -130,6 +131,7 @@ impl Layout {
                     open.push((at, element(&start, span, false)));
                 }
                 Event::Empty(start) => {
+                    is_whole(&reader, &start)?;
                     let at = found.open(open.last().map(|(at, _)| *at), text, &reader, &start, &span)?;
                     found.close(at, element(&start, span, true), open.last_mut());
                 }

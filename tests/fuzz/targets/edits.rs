@@ -184,10 +184,9 @@ fn name(tag: &str) -> &str {
     tag.trim_start_matches('/').split([' ', '\t', '\r', '\n', '/', '>']).next().unwrap_or_default()
 }
 
-/// libvirt keeps in `<metadata>` one element for each namespace (`virXMLNodeSanitizeNamespaces`), and no XML has a `<` in a tag,
-/// which our reader lets pass, and which hides from us what is a tag.
+/// libvirt keeps in `<metadata>` one element for each namespace (`virXMLNodeSanitizeNamespaces`).
 fn is_sane(text: &str) -> bool {
-    text.matches(OURS).count() <= 1 && text.split('<').skip(1).all(|part| part.contains('>'))
+    text.matches(OURS).count() <= 1
 }
 
 /// What is not blank of all tags but those that an edit may make or take away, and of what is between tags.
