@@ -241,9 +241,12 @@ impl Refusal {
                 Some(absent.hint(parent))
             }
             Self::NoParents { clue: Some(clue) } => Some(clue.hint()),
-            Self::NeedsParent { parents, .. } => {
-                Some(format!("name one of {}: `lscss` shows which device each of them is", list(parents)))
-            }
+            Self::NeedsParent { parents, .. } => Some(match parents.as_slice() {
+                [one] => format!("name {one}, if that is meant: `lscss` shows which device it has"),
+                several => {
+                    format!("name one of {}: `lscss` shows which device each of them has", list(several))
+                }
+            }),
             Self::NoParents { .. } => Some(
                 "is a driver loaded that offers some, and its vendor's service running? `virt-mdev types` shows what is there".to_owned(),
             ),

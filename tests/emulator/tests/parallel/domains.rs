@@ -32,7 +32,9 @@ pub(crate) fn xml(name: &str, uuid: &str, devices: &[Wanted]) -> String {
     for device in devices {
         let Wanted { id, wish, more, .. } = device;
         let uuid = if device.is_function() { String::new() } else { format!("uuid='{id}' ") };
-        let _ = write!(wanted, "<m:device {uuid}type='{wish}' {more}>");
+        // Another subchannel has another disk: it has to be named.
+        let parent = if device.kind == "vfio_ccw-io" { "parent='0.0.0313' " } else { "" };
+        let _ = write!(wanted, "<m:device {uuid}type='{wish}' {parent}{more}>");
         if let Some((name, value)) = device.attribute {
             let _ = write!(wanted, "<m:attribute name='{name}' value='{value}'/>");
         }
