@@ -184,9 +184,10 @@ fn name(tag: &str) -> &str {
     tag.trim_start_matches('/').split([' ', '\t', '\r', '\n', '/', '>']).next().unwrap_or_default()
 }
 
-/// libvirt keeps in `<metadata>` one element for each namespace (`virXMLNodeSanitizeNamespaces`).
+/// libvirt has one `<metadata>`, and keeps in it one element for each namespace (`virXMLNodeSanitizeNamespaces`). An empty one
+/// goes when what was put into it does, and of two the other one would be taken the next time.
 fn is_sane(text: &str) -> bool {
-    text.matches(OURS).count() <= 1
+    text.matches(OURS).count() <= 1 && text.matches("<metadata").count() <= 1
 }
 
 /// What is not blank of all tags but those that an edit may make or take away, and of what is between tags.
