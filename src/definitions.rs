@@ -37,6 +37,7 @@ impl Definition {
             numa: None,
             keep: false,
             relocate: false,
+            attached: false,
             attributes: self.attributes,
             arguments: Vec::new(),
         }

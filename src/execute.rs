@@ -53,8 +53,6 @@ fn go_through(
 ) -> Result<(), Refusal> {
     guard.begin(name)?;
     perform_all(means, guard, plan, answers)?;
-    // Not before all is done: what has failed leaves nothing.
-    plan.stay.iter().for_each(|device| guard.disown(device));
     match answers {
         // Nobody would ever tell us that the domain has gone.
         Some(Answers::Starting(daemon)) if !daemon::is_alive(means.host, daemon) => {

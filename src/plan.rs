@@ -114,7 +114,7 @@ pub fn prepare(
         if !foreign && planned.step.place().is_some_and(|place| place.backend == Backend::Proposal) {
             online.push(Planned::from(Step::Online { device: request.device.clone() }));
         }
-        if defined::stays(sight, &planned.step) {
+        if defined::stays(request, sight, &planned.step) {
             plan.stay.push(request.device.clone());
         }
         plan.steps.push(planned);

@@ -157,6 +157,11 @@ fn make(
         undo::unwind(means, &mut guard, Back::Start, &|_| true, None).report();
         return Err(refusal);
     }
+    // Not before all is done: what has failed leaves nothing.
+    if !plan.stay.is_empty() {
+        plan.stay.iter().for_each(|device| guard.disown(device));
+        guard.save()?;
+    }
     // No lock is held while udev is waited for.
     drop(guard);
     if watch.is_some_and(|watch| !watch.wait(host, &made, means.waits.udev)) {

@@ -14,7 +14,7 @@ use crate::ids::{DeviceId, DomainUuid};
 use crate::record::{Answers, Entry, Phase, Record, Records, State};
 use crate::seen::{Offer, Sight};
 use crate::step::Step;
-use crate::undo::{Sweep, settle};
+use crate::undo::{Back, Sweep, settle, unwind};
 use crate::words::printable;
 
 /// How a device of a record stands.
@@ -194,6 +194,20 @@ fn has_let_go(host: &Host, record: &Record, device: &DeviceId) -> bool {
         && matches!(holders::is_held(host, device), Ok(false))
 }
 
+/// Lets another domain have such a device: says whether it may. What was so a moment ago is looked at once more, under the lock.
+fn hand_over(means: Means<'_>, domain: &DomainUuid, device: &DeviceId) -> Result<bool, Trouble> {
+    let mut guard = means.records.lock(domain, means.waits.lock)?;
+    let Some(record) = guard.record().filter(|record| has_let_go(means.host, record, device)) else {
+        return Ok(false);
+    };
+    log::warn!(
+        VIRT_MDEV_UUID:% = device;
+        "{}, which runs, has let go of {device}: another domain is given it", printable(&record.domain.name)
+    );
+    unwind(means, &mut guard, Back::Release, &|its| its == device, None).report();
+    Ok(guard.is_unclaimed(device))
+}
+
 /// For a domain that found no place in what it saw, or its device taken: takes away what other domains left on those
 /// cards, or this device. Says whether it is worth another look.
 pub fn make_room(
@@ -222,11 +236,14 @@ pub fn make_room(
         let on_card = |place| cards.contains(&backend::card(host, place));
         let in_the_way = record.devices().any(|(its, place, ..)| Some(its) == device || on_card(place));
         let patience = deadline.saturating_sub(host.now());
-        let let_go = device.filter(|device| has_let_go(host, &record, device));
-        if !in_the_way || patience.is_zero() || !(let_go.is_some() || may_be_abandoned(host, &record)) {
+        if let Some(device) = device.filter(|device| has_let_go(host, &record, device)) {
+            some |= hand_over(means, other, device)?;
             continue;
         }
-        let sweep = Sweep { abandoned: let_go.is_none(), only: let_go, ..Sweep::of_domain(patience) };
+        if !in_the_way || patience.is_zero() || !may_be_abandoned(host, &record) {
+            continue;
+        }
+        let sweep = Sweep { abandoned: true, ..Sweep::of_domain(patience) };
         match settle(means, other, sweep) {
             Ok((guard, undone)) => {
                 for step in &undone.done {

@@ -22,7 +22,8 @@ pub struct Offer {
     pub api: String,
     /// How many more of this type fit now; `None` where the interface does not say, and the write decides.
     pub free: Option<u32>,
-    /// How many fit when the card is empty, where the driver says so; of an mdev, looked at where there may be too few.
+    /// How many fit when the card is empty, where the driver says so; of an mdev, looked at where there may be too few,
+    /// or where several cards have functions.
     pub max: Option<u32>,
     /// The physical card: the physical function of a virtual one, else the parent itself.
     pub card: String,
@@ -30,7 +31,7 @@ pub struct Offer {
     pub numa: Option<u32>,
     /// The name under which the 2016 interface wants the type's id among its arguments.
     pub id_argument: Option<String>,
-    /// Where nothing is free: who has the parent's devices. Not looked up otherwise.
+    /// Where nothing is free: who has the card's devices, at the first offer of each card. Not looked up otherwise.
     pub holders: Vec<Share>,
 }
 

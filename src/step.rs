@@ -90,10 +90,10 @@ pub enum Step {
         node: Node,
         /// What it is to carry.
         label: Label,
-        /// What it carried before, of the same parts: each is put back where the node still carries ours.
+        /// What it carried before: the mode goes back with the owner, also where it was good enough.
         was: Label,
     },
-    /// Put back what a node carried, where it carries this label still.
+    /// Put back what a node carried, where it has this label's owner still, and this label's context.
     Unlabel {
         /// Whose node.
         device: DeviceId,

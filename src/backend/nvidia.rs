@@ -77,7 +77,7 @@ pub fn cards_without_functions(host: &Host) -> Result<Vec<Parent>, Trouble> {
     Ok(cards.filter(|card| lacks_functions(host, card)).collect())
 }
 
-/// All functions that do: one look at each PCI device. For people; no event of a domain needs it.
+/// All functions that do: one look at each PCI device. For people, and for the words of a refusal.
 pub fn parents(host: &Host) -> Result<Vec<Parent>, Trouble> {
     let names = host.names(PCI)?;
     Ok(names

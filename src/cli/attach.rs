@@ -266,8 +266,9 @@ pub(super) fn detach(host: &Host, arguments: &Detach) -> Result<String, Failure>
             if has.is_empty() { "it has none".to_owned() } else { format!("it has {}", has.join(", ")) };
         return Err(Failure::new(format!("{name}: has no device {device}")).hint(hint));
     }
-    if let Err(failure) = live::forget(&domain.uuid, device) {
-        log::warn!("{name}: its metadata names {device} until it ends: {}", failure.text);
+    // What is left in it means nothing any more.
+    if let Err(failure) = live::tidy(&domain.uuid) {
+        log::info!("{name}: its metadata names {device} until it ends: {}", failure.text);
     }
     let Some(made) = made else { return Ok(stays(&name, device, NOT_OURS)) };
     let undone = take(means, &domain.uuid, device, means.waits.release)?;

@@ -50,6 +50,7 @@ impl Which {
             numa: self.numa,
             keep: false,
             relocate: false,
+            attached: false,
             attributes: self.attributes.clone(),
             arguments: Vec::new(),
         }

@@ -12,7 +12,7 @@ use crate::refusal::Refusal;
 use crate::words::{for_shell, printable};
 
 /// Where libvirt keeps the definitions of its domains.
-const DOMAINS: &str = "etc/libvirt/qemu";
+pub(super) const DOMAINS: &str = "etc/libvirt/qemu";
 
 /// What libvirt says of a domain.
 #[derive(Debug, PartialEq, Eq)]

@@ -18,7 +18,7 @@ pub use wanted::{Attribute, Placement, Wanted};
 pub use write::{Assigned, hostdev_xml, metadata_xml, snippet};
 
 use crate::ids::{DeviceId, DomainUuid, MdevUuid, Parent, PciAddress};
-use crate::refusal::Refusal;
+use crate::refusal::{Clue, Refusal};
 
 /// Our namespace in `<metadata>`; matched by URI, never by prefix.
 pub const NAMESPACE: &str = "urn:virt-mdev:domain:1";
@@ -113,7 +113,9 @@ impl Domain {
     pub fn relocate(&mut self, missing: &[Parent]) -> bool {
         let moves = |wanted: &&mut Wanted| {
             let named = &wanted.parents;
-            wanted.relocate && !named.is_empty() && named.iter().all(|parent| missing.contains(parent))
+            // Of a channel device another parent is another disk.
+            let moves = wanted.relocate && Clue::of_type(&wanted.wish) != Some(Clue::VfioCcw);
+            moves && !named.is_empty() && named.iter().all(|parent| missing.contains(parent))
         };
         let mut some = false;
         for wanted in self.wanted.iter_mut().filter(moves) {

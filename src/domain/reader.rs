@@ -323,7 +323,6 @@ impl Found {
                 self.mdevs.push(MdevHostdev { uuid, model, managed });
             }
             Some(Hostdev::Pci { address: Some(address), managed }) => {
-                room(self.pcis.len(), "PCI <hostdev> elements")?;
                 self.pcis.push(PciHostdev { address, managed });
             }
             // libvirt refuses a hostdev without an address by itself.
@@ -341,11 +340,27 @@ impl Found {
         Ok(())
     }
 
-    fn finish(self) -> Result<Domain, Refusal> {
+    /// Whether the domain opens what a `<device>` describes.
+    fn opens(&self, wanted: &Wanted) -> bool {
+        match &wanted.uuid {
+            Some(uuid) => {
+                self.mdevs.iter().any(|hostdev| hostdev.uuid == *uuid) || self.sysfsdevs.contains(uuid)
+            }
+            None => self.pcis.iter().any(|pci| wanted.parents == [pci.address.as_parent()]),
+        }
+    }
+
+    fn finish(mut self) -> Result<Domain, Refusal> {
+        let mut wanted = std::mem::take(&mut self.wanted);
+        // What the domain has let go of since it was attached is no part of it.
+        wanted.retain(|wanted| !wanted.attached || self.opens(wanted));
+        if !wanted.is_empty() {
+            room(self.pcis.len().saturating_sub(1), "PCI <hostdev> elements")?;
+        }
         Ok(Domain {
             name: self.name.filter(|name| !name.is_empty()).ok_or(Refusal::XmlLacks("name"))?,
             uuid: self.uuid.ok_or(Refusal::XmlLacks("uuid"))?,
-            wanted: self.wanted,
+            wanted,
             mdevs: self.mdevs,
             pcis: self.pcis,
             sysfsdevs: self.sysfsdevs,

@@ -22,6 +22,8 @@ pub struct Wanted {
     pub keep: bool,
     /// Another host may choose another parent than the ones named.
     pub relocate: bool,
+    /// `virt-mdev attach` has put it into the metadata of what runs: it is none once no hostdev opens the device any more.
+    pub attached: bool,
     /// Driver attributes, written in this order after create.
     pub attributes: Vec<Attribute>,
     /// Arguments for the 2016 interface, by name.
@@ -70,7 +72,7 @@ impl Placement {
     }
 }
 
-const DEVICE: [&str; 7] = ["uuid", "type", "parent", "placement", "numa", "keep", "migrate"];
+const DEVICE: [&str; 8] = ["uuid", "type", "parent", "placement", "numa", "keep", "migrate", "attached"];
 const ATTRIBUTE: [&str; 2] = ["name", "value"];
 
 /// sysfs hands a driver one page at most (`PAGE_SIZE` in `fs/kernfs/file.c`), and a trailing newline may be added.
@@ -115,6 +117,7 @@ impl Wanted {
                     _ => Err("must be \"stay\" or \"relocate\"".to_owned()),
                 })?
                 .unwrap_or(false),
+            attached: fields.optional("attached", yes_or_no)?.unwrap_or(false),
             attributes: Vec::new(),
             arguments: Vec::new(),
         })

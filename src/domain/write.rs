@@ -89,6 +89,9 @@ pub(super) fn device(wanted: &Wanted, prefix: &str) -> Lines {
     if wanted.relocate {
         add("migrate", "relocate");
     }
+    if wanted.attached {
+        add("attached", "yes");
+    }
     let attributes = wanted.attributes.iter().map(|it| ("attribute", it.name.to_string(), &it.value));
     let arguments = wanted.arguments.iter().map(|(name, value)| ("argument", name.clone(), value));
     let mut lines = vec![(0, start)];

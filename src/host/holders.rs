@@ -164,6 +164,10 @@ mod tests {
         std::fs::write(root.path().join("vfio/4711"), "").unwrap();
         link("proc/13/fd/3", &root.path().join("vfio/4711").display().to_string());
         assert_eq!(holder(), None);
+        // A node, where this host has none of that name any more.
+        link("n/vfio/4711", "/dev/null");
+        link("proc/14/fd/3", &root.path().join("n/vfio/4711").display().to_string());
+        assert_eq!(holder(), Some(14));
     }
 
     #[test]

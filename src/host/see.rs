@@ -158,9 +158,9 @@ fn offers(
     let is_late = |(_, absent): &(Parent, Absent)| absent.is_late();
     if wanted.relocate && !named.is_empty() && parents.is_empty() && !sight.missing.iter().any(is_late) {
         sight.relocated = true;
-        sight.missing.clear();
         named = &[];
     }
+    let gone = if sight.relocated { std::mem::take(&mut sight.missing) } else { Vec::new() };
     if named.is_empty() {
         parents = backend::parents(host)?;
     }
@@ -178,6 +178,15 @@ fn offers(
             }
         }
     }
+    if sight.relocated && sight.offers.iter().any(Offer::is_one_of_a_kind) {
+        return Ok(Sight {
+            relocated: false,
+            missing: gone,
+            parents: Vec::new(),
+            offers: Vec::new(),
+            ..sight
+        });
+    }
     if sight.offers.iter().any(|offer| offer.free.is_some_and(|free| (free as usize) < devices))
         || has_several_cards_with_functions(&sight.offers)
     {
@@ -189,7 +198,7 @@ fn offers(
     }
     // The rest is for the words of a refusal only.
     if named.is_empty() && sight.offers.is_empty() {
-        sight.clue = clue(host)?;
+        sight.clue = clue(host).ok().flatten();
     }
     if parents.is_empty() {
         if !named.is_empty() {

@@ -52,14 +52,10 @@ pub(super) fn source(sight: &Sight) -> String {
     }
 }
 
-/// Whether the device that is made there is to be there all the time.
-pub(super) fn stays(sight: &Sight, step: &Step) -> bool {
-    let (Step::Create { place, .. }, Lookup::One(Defined { wanted: Ok(wanted), auto: true, .. })) =
-        (step, &sight.definition)
-    else {
-        return false;
-    };
-    wanted.parents.contains(&place.parent) && wanted.wish.matches(&place.kind, None).is_some()
+/// Whether the device, of which only its definition says what it is, is to be there all the time.
+pub(super) fn stays(request: &Request, sight: &Sight, step: &Step) -> bool {
+    let auto = matches!(&sight.definition, Lookup::One(Defined { auto: true, .. }));
+    request.wanted.is_none() && auto && matches!(step, Step::Create { .. })
 }
 
 /// The domain's author does not see what a definition asks for.

@@ -174,8 +174,15 @@ impl Guard<'_> {
         self.save()
     }
 
-    /// A device of ours is from here on one that the domain uses. Reaches the disk with the next save.
+    /// A device of ours is from here on one that the domain uses: nothing that was done to it is undone, but for labels. Reaches
+    /// the disk with the next save.
     pub fn disown(&mut self, device: &DeviceId) {
+        if let Some(record) = &mut self.record {
+            let undone = |step: &Step| {
+                matches!(step, Step::Online { .. } | Step::Attribute { .. }) && step.device() == device
+            };
+            record.steps.retain(|entry| !undone(&entry.step));
+        }
         let entries = self.record.iter_mut().flat_map(|record| &mut record.steps);
         for entry in entries.filter(|entry| entry.step.device() == device) {
             if let Step::Create { device, place, .. } | Step::Adopt { device, place, .. } = &entry.step {

@@ -41,8 +41,8 @@ impl Absent {
     pub fn can_come(&self, parent: &Parent) -> bool {
         match self {
             Self::Unknown | Self::Device { .. } => as_sysfs_writes_it(parent).is_none(),
-            Self::OnSubchannel { .. } => false,
-            Self::Driver { .. } | Self::Offer { .. } | Self::Functions { .. } | Self::NoFunctions => true,
+            // A subchannel may have the same number as another one's device.
+            _ => true,
         }
     }
 
@@ -62,7 +62,7 @@ impl Absent {
             }
             Self::Functions { by_uuid: false, .. } => Clue::TakeTypes { card: parent.clone() }.hint(),
             Self::NoFunctions => Clue::NoFunctions { card: parent.clone() }.hint(),
-            Self::OnSubchannel { subchannel } => format!("write \"{subchannel}\": the parent is the subchannel"),
+            Self::OnSubchannel { subchannel } => format!("the parent is a subchannel: if that device is meant, write \"{subchannel}\""),
             Self::Offer { driver } => match driver.as_str() {
                 "i915" => I915.to_owned(),
                 "nvidia" => NVIDIA.to_owned(),

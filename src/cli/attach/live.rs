@@ -4,7 +4,7 @@
 use crate::cli::Failure;
 use crate::cli::virsh::{XmlFile, virsh};
 use crate::domain::{Domain, NAMESPACE, Wanted, metadata_xml};
-use crate::ids::{DeviceId, DomainUuid};
+use crate::ids::DomainUuid;
 
 /// `virsh attach-device` or `detach-device`, of a domain that runs.
 pub(super) fn plug(verb: &str, domain: &DomainUuid, xml: &str) -> Result<(), Failure> {
@@ -18,37 +18,31 @@ pub(super) fn plug(verb: &str, domain: &DomainUuid, xml: &str) -> Result<(), Fai
 
 /// Puts a device into the metadata of a domain that runs.
 pub(super) fn describe(domain: &DomainUuid, wanted: &Wanted) -> Result<(), Failure> {
-    change(domain, |devices| {
-        devices.push(wanted.clone());
-        true
-    })
+    let (mut devices, _) = described(domain)?;
+    devices.push(Wanted { attached: true, ..wanted.clone() });
+    write(domain, &devices)
 }
 
-/// Takes a device out of it again, if it is there.
-pub(super) fn forget(domain: &DomainUuid, device: &DeviceId) -> Result<(), Failure> {
-    change(domain, |devices| {
-        let before = devices.len();
-        devices.retain(|wanted| !is(wanted, device));
-        devices.len() < before
-    })
+/// Takes out of it what was attached and is not there any more.
+pub(super) fn tidy(domain: &DomainUuid) -> Result<(), Failure> {
+    let (devices, xml) = described(domain)?;
+    // A device that the reader passes over has no hostdev.
+    let all = xml.matches(ATTACHED).count();
+    let there = devices.iter().filter(|wanted| wanted.attached).count();
+    if there < all { write(domain, &devices) } else { Ok(()) }
 }
 
-/// `means`: changes the devices, and says whether it did.
-fn change(domain: &DomainUuid, means: impl FnOnce(&mut Vec<Wanted>) -> bool) -> Result<(), Failure> {
-    let of = format!("--domain={domain}");
-    let mut devices = Domain::read(virsh(&["dumpxml", &of])?.as_bytes())?.wanted;
-    if !means(&mut devices) {
-        return Ok(());
-    }
-    let uri = format!("--uri={NAMESPACE}");
-    let set = format!("--set={}", metadata_xml(&devices));
+/// As libvirt writes it.
+const ATTACHED: &str = " attached=\"yes\"";
+
+fn described(domain: &DomainUuid) -> Result<(Vec<Wanted>, String), Failure> {
+    let xml = virsh(&["dumpxml", &format!("--domain={domain}")])?;
+    Ok((Domain::read(xml.as_bytes())?.wanted, xml))
+}
+
+fn write(domain: &DomainUuid, devices: &[Wanted]) -> Result<(), Failure> {
+    let (of, uri) = (format!("--domain={domain}"), format!("--uri={NAMESPACE}"));
+    let set = format!("--set={}", metadata_xml(devices));
     let with = if devices.is_empty() { "--remove" } else { set.as_str() };
     virsh(&["metadata", &of, &uri, "--key=mdev", "--live", with]).map(drop)
-}
-
-fn is(wanted: &Wanted, device: &DeviceId) -> bool {
-    match device {
-        DeviceId::Mdev(uuid) => wanted.uuid.as_ref() == Some(uuid),
-        DeviceId::Vf(address) => wanted.uuid.is_none() && wanted.parents == [address.as_parent()],
-    }
 }

@@ -69,21 +69,23 @@ pub(super) fn look(host: &Host, config: &Config, conf: &QemuConf) -> Result<Vec<
     Ok(findings)
 }
 
-/// Devices that domains keep which are not defined any more: libvirt calls no hook when it forgets a domain.
+/// Devices that domains keep which are not defined: libvirt calls no hook when it forgets a domain.
 fn kept_for_nobody(host: &Host, defined: &BTreeSet<DomainUuid>) -> Result<Vec<Finding>, Trouble> {
     let records = Records::new(host);
     let mut findings = Vec::new();
     for domain in records.domains()?.iter().filter(|domain| !defined.contains(domain)) {
         let Ok(Some(record)) = records.read(domain) else { continue };
-        if holders::runs(host, &record.domain.name) {
+        // One that runs may be transient; of a definition that nobody could read, nobody knows.
+        let file = format!("{}/{}.xml", definition::DOMAINS, record.domain.name);
+        if holders::runs(host, &record.domain.name) || host.exists(&file) {
             continue;
         }
         let name = printable(&record.domain.name);
         for (device, ..) in record.devices().filter(|(.., state)| *state == State::Kept) {
             findings.push(Finding::new(
-                format!("{name}: keeps {device}, and is not defined any more"),
+                format!("{name}: keeps {device}, and is not defined"),
                 "its place is taken, and no other domain can have it",
-                format!("virt-mdev release --force {device}"),
+                format!("if the domain is not to come back: virt-mdev release --force {device}"),
             ));
         }
     }

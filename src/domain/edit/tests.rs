@@ -22,6 +22,7 @@ fn wanted(id: Option<&str>) -> Wanted {
         numa: None,
         keep: false,
         relocate: false,
+        attached: false,
         attributes: Vec::new(),
         arguments: Vec::new(),
     }
@@ -150,6 +151,7 @@ fn a_device_reads_back_as_what_it_was_written_as() {
         numa: Some(1),
         keep: true,
         relocate: true,
+        attached: false,
         attributes: vec![Attribute {
             name: AttributeName::parse("nvidia/vgpu_params").unwrap(),
             value: " a\n\t\"b\" <c>&'d' ä ".to_owned(),
