@@ -160,7 +160,10 @@ fn make(
     // Not before all is done: what has failed leaves nothing.
     if !plan.stay.is_empty() {
         plan.stay.iter().for_each(|device| guard.disown(device));
-        guard.save()?;
+        // Otherwise they go with the domain.
+        if let Err(trouble) = guard.save() {
+            log::warn!("{trouble}");
+        }
     }
     // No lock is held while udev is waited for.
     drop(guard);

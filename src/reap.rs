@@ -237,7 +237,10 @@ pub fn make_room(
         let in_the_way = record.devices().any(|(its, place, ..)| Some(its) == device || on_card(place));
         let patience = deadline.saturating_sub(host.now());
         if let Some(device) = device.filter(|device| has_let_go(host, &record, device)) {
-            some |= hand_over(means, other, device)?;
+            match hand_over(means, other, device) {
+                Ok(may) => some |= may,
+                Err(trouble) => log::warn!("{trouble}"),
+            }
             continue;
         }
         if !in_the_way || patience.is_zero() || !may_be_abandoned(host, &record) {
