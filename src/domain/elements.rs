@@ -9,16 +9,26 @@ use quick_xml::reader::NsReader;
 use super::NAMESPACE;
 use super::wanted::Given;
 use crate::refusal::Refusal;
-use crate::words::nearest;
+use crate::words::{nearest, printable};
 
 /// Where it is no XML, or none that we take, and why.
 pub(super) fn malformed(reader: &NsReader<&[u8]>, why: &dyn std::fmt::Display) -> Refusal {
     Refusal::XmlMalformed { at: reader.buffer_position(), why: why.to_string() }
 }
 
-/// A tag with a `<` in it is none of XML's, which the parser lets pass, and hides what else is one.
+/// What is none of XML's and the parser lets pass: a tag with a `<` in it, which hides what else is one, and a name that has
+/// something else of a tag in it.
 pub(super) fn is_whole(reader: &NsReader<&[u8]>, start: &BytesStart<'_>) -> Result<(), Refusal> {
-    if start.contains(&b'<') { Err(malformed(reader, &"a tag has a < in it")) } else { Ok(()) }
+    if start.contains(&b'<') {
+        return Err(malformed(reader, &"a tag has a < in it"));
+    }
+    let name = start.name();
+    let is_of_names = |byte: &u8| !byte.is_ascii() || byte.is_ascii_alphanumeric() || b"-._:".contains(byte);
+    if name.as_ref().iter().all(is_of_names) {
+        return Ok(());
+    }
+    let name = String::from_utf8_lossy(name.as_ref());
+    Err(malformed(reader, &format!("no element can be called {}", printable(&name))))
 }
 
 /// `&amp;` and its four siblings, and `&#…;`: XML without a DTD has no others.

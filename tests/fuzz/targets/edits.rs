@@ -190,11 +190,29 @@ fn is_sane(text: &str) -> bool {
     text.matches(OURS).count() <= 1 && text.matches("<metadata").count() <= 1
 }
 
+/// A tag without its `<`, and what follows it: a `>` in one of its values does not end it.
+fn tag_and_text(part: &str) -> (&str, &str) {
+    let (is_element, mut quote) = (!part.starts_with(['!', '?']), None);
+    let ends = |c: char| match quote {
+        Some(open) if is_element => {
+            if c == open {
+                quote = None;
+            }
+            false
+        }
+        _ => {
+            quote = matches!(c, '"' | '\'').then_some(c);
+            c == '>'
+        }
+    };
+    part.split_once(ends).unwrap_or((part, ""))
+}
+
 /// What is not blank of all tags but those that an edit may make or take away, and of what is between tags.
 fn others(text: &str) -> (Vec<&str>, String) {
     let (mut tags, mut texts) = (Vec::new(), String::new());
     for part in text.split('<') {
-        let (tag, text) = part.split_once('>').unwrap_or((part, ""));
+        let (tag, text) = tag_and_text(part);
         if !(name(tag).ends_with("metadata") || name(tag).ends_with("devices")) {
             tags.push(tag);
         }
