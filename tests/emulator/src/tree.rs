@@ -1,6 +1,6 @@
 //! The tree of files: what is where, with its owner and mode. It knows nothing of what an attribute means.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -9,6 +9,10 @@ use crate::model::{Attribute, Changed};
 
 /// Number of a file, never used twice: a handle on what is gone finds nothing.
 pub type Ino = u64;
+
+/// How many files that were unlinked are there still for whoever has just looked one up: on every file system of Linux a name
+/// that is replaced leads to the old file or to the new one, and FUSE asks twice, for the name and for the file.
+const LATE: usize = 64;
 
 /// The root, as FUSE numbers it.
 pub const ROOT: Ino = 1;
@@ -73,6 +77,8 @@ pub struct File {
 pub struct Tree {
     files: HashMap<Ino, Arc<File>, BuildHasherDefault<Spread>>,
     next: Ino,
+    /// The last ones that were unlinked: each counts as open.
+    late: VecDeque<Ino>,
 }
 
 /// Numbers that are given out one after the other need no better hash.
@@ -95,7 +101,7 @@ impl Hasher for Spread {
 
 impl Default for Tree {
     fn default() -> Self {
-        let mut tree = Self { files: HashMap::default(), next: ROOT };
+        let mut tree = Self { files: HashMap::default(), next: ROOT, late: VecDeque::new() };
         tree.insert(Kind::Dir(BTreeMap::new()), 0o755, ROOT, "");
         tree
     }
@@ -200,8 +206,21 @@ impl Tree {
         self.detach(dir, name, ino);
         if let Some(file) = self.get_mut(ino) {
             file.links = file.links.saturating_sub(1);
+            // An attribute goes at once, with its device.
+            if file.links == 0 && matches!(file.kind, Kind::File(_) | Kind::Link(_)) {
+                file.opens += 1;
+                self.late.push_back(ino);
+            }
         }
         self.forget(ino);
+        if self.late.len() > LATE
+            && let Some(ino) = self.late.pop_front()
+        {
+            if let Some(file) = self.get_mut(ino) {
+                file.opens = file.opens.saturating_sub(1);
+            }
+            self.forget(ino);
+        }
     }
 
     /// Drops a file that has neither a name nor a user.
@@ -268,6 +287,7 @@ impl Tree {
     pub fn close_all(&mut self) {
         let open: Vec<Ino> =
             self.files.iter().filter(|(_, file)| file.opens > 0).map(|(ino, _)| *ino).collect();
+        self.late.clear();
         for ino in open {
             if let Some(file) = self.get_mut(ino) {
                 file.opens = 0;

@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use virt_mdev_emulator::client::Emulated;
@@ -359,4 +361,33 @@ fn it_answers_as_the_kernel_does() {
         assert_eq!(seen, expected, "line {}", number + 1);
     }
     assert_eq!(seen.lines().count(), expected.lines().count());
+}
+
+/// On every file system of Linux a name that is replaced leads to the old file or to the new one.
+#[test]
+fn a_file_that_is_replaced_is_there_all_the_time() {
+    let host = host("mtty", &[]);
+    let place = PathBuf::from(format!("/proc/{}/root/run", host.pid()));
+    let (file, new) = (place.join("file"), place.join("new"));
+    fs::write(&file, "0").unwrap();
+    let replaced = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !replaced.load(Ordering::Relaxed) {
+                    let text = fs::read_to_string(&file).unwrap();
+                    assert!(text.parse::<u32>().is_ok(), "{text:?}");
+                    assert_eq!(fs::symlink_metadata(&file).unwrap().permissions().mode() & 0o777, 0o644);
+                }
+            });
+        }
+        let replace = |number: u32| {
+            fs::write(&new, number.to_string())?;
+            fs::set_permissions(&new, fs::Permissions::from_mode(0o644))?;
+            fs::rename(&new, &file)
+        };
+        let done: Result<Vec<()>, _> = (0..1000).map(replace).collect();
+        replaced.store(true, Ordering::Relaxed);
+        done.unwrap();
+    });
 }
