@@ -13,7 +13,7 @@ use crate::event::{Action, Event};
 use crate::host::{Host, see};
 use crate::ids::DeviceId;
 use crate::plan::{self, Plan, Planned};
-use crate::record::{Named, Phase, Records, State};
+use crate::record::{Named, Phase, Record, Records, State};
 use crate::refusal::Refusal;
 use crate::request::{Request, requests};
 use crate::start;
@@ -64,7 +64,7 @@ fn answer(host: &Host, event: Event, xml: &[u8]) -> Result<Answer, Failure> {
         Action::Prepare => {
             let domain = Domain::read(xml)?;
             let config = config(host)?;
-            let planned = || -> Result<Plan, Failure> {
+            let planned = || -> Result<Plan, Refusal> {
                 let requests = requests(&domain, |address| nvidia::function(host, address))?;
                 start::judge(host, &domain, config.labels, None, &[])?;
                 let seen = see::see(host, &records, &domain.uuid, &requests, config.definitions)?;
@@ -72,9 +72,13 @@ fn answer(host: &Host, event: Event, xml: &[u8]) -> Result<Answer, Failure> {
                 plan.notes.extend(missing(&requests, &plan));
                 Ok(plan)
             };
-            let mut plan = planned().map_err(|failure| failure.about(&domain.name))?;
             let record = records.read(&domain.uuid).ok().flatten();
-            if let Some(record) = record.filter(|record| record.phase != Phase::Kept) {
+            let record = record.filter(|record| record.phase != Phase::Kept);
+            let mut plan = planned().map_err(|refusal| {
+                let own = in_its_own_way(&refusal, record.as_ref());
+                own.unwrap_or_else(|| refusal.into()).about(&domain.name)
+            })?;
+            if let Some(record) = record {
                 let own: Vec<&DeviceId> = record.devices().map(|(device, ..)| device).collect();
                 plan.steps.retain(
                     |planned| !matches!(&planned.step, Step::Use { device, .. } if own.contains(&device)),
@@ -118,6 +122,25 @@ fn answer(host: &Host, event: Event, xml: &[u8]) -> Result<Answer, Failure> {
     Ok(Answer { domain, event: event.word(), changes, plan })
 }
 
+/// What is in the domain's way may be its own, which a prepare releases first: then it is not to be removed by hand, and what
+/// comes afterwards cannot be told yet.
+fn in_its_own_way(refusal: &Refusal, record: Option<&Record>) -> Option<Failure> {
+    let steps = record.into_iter().flat_map(|record| &record.steps);
+    let mut goes = steps.filter_map(|entry| match entry.step.release() {
+        Some(Step::Destroy { device, .. }) => Some(device),
+        _ => None,
+    });
+    let now = match refusal {
+        Refusal::NoRoom { .. } if goes.next().is_some() => refusal.to_string(),
+        Refusal::OtherDevice { device, place, wanted, .. } if goes.any(|its| its == *device) => {
+            format!("{device} is {place} now, and not {wanted}")
+        }
+        _ => return None,
+    };
+    let failure = Failure::new(format!("{now}; a prepare releases first what the domain has"));
+    Some(failure.hint("ask again when the domain is off"))
+}
+
 /// What is not there and will not be: the hook leaves that to whoever opens it, since another hook may make it.
 fn missing(requests: &[Request], plan: &Plan) -> Vec<String> {
     let devices = plan.devices();
@@ -131,7 +154,7 @@ fn missing(requests: &[Request], plan: &Plan) -> Vec<String> {
 }
 
 /// What a release would do, from the record alone.
-fn release(record: &crate::record::Record) -> Plan {
+fn release(record: &Record) -> Plan {
     let mut plan = Plan::default();
     for entry in record.steps.iter().rev().filter(|entry| entry.state != State::Kept) {
         match (entry.step.release(), &entry.step) {
