@@ -232,10 +232,11 @@ impl Node {
 }
 
 fn parse_node(text: &str) -> Result<(), Malformed> {
-    let name = text.strip_prefix("vfio/devices/vfio").or_else(|| text.strip_prefix("vfio/"));
-    match name {
-        // The container, through which every group is used.
-        Some("vfio") => Ok(()),
+    // The container, through which every group is used.
+    if text == "vfio/vfio" {
+        return Ok(());
+    }
+    match text.strip_prefix("vfio/devices/vfio").or_else(|| text.strip_prefix("vfio/")) {
         Some(digits) if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) => Ok(()),
         _ => Err(Malformed("not a VFIO node of the form vfio/7 or vfio/devices/vfio0")),
     }

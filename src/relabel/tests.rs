@@ -80,6 +80,7 @@ fn events_are_of_nodes_that_domains_have() {
         ("add", "vfio-dev", "vfio0", None),
         ("add", "vfio-dev", &format!("/devices/{MDEV}/vfio0"), None),
         ("add", "vfio-dev", &format!("/devices/{MDEV}/vfio-dev/7"), None),
+        ("add", "vfio-dev", &format!("/devices/{MDEV}/vfio-dev/vfiovfio"), None),
         ("add", "vfio-dev", "/devices/../vfio-dev/vfio0", None),
     ] {
         assert_eq!(Event::parse(action, subsystem, devpath), event, "{action} {subsystem} {devpath:?}");
