@@ -164,7 +164,7 @@ $(DEB): $(addprefix $(BUILT)/,$(PROGRAMS) $(UDEV_PROGRAM)) Makefile $(wildcard L
 	    *) echo "packaging/debian/changelog says $(DEB_VERSION), Cargo.toml says $(VERSION)" >&2; exit 1;; esac
 	rm -rf target/package
 	packaging/tree target/package/virt-mdev-$(VERSION)
-	cp -a packaging/debian target/package/virt-mdev-$(VERSION)/debian
+	cp -R --preserve=mode packaging/debian target/package/virt-mdev-$(VERSION)/debian
 	cd target/package/virt-mdev-$(VERSION) && \
 	    $(CLEAN_ENV) VIRT_MDEV_BUILT=$(abspath $(BUILT)) \
 	    dpkg-buildpackage --build=binary --no-check-builddeps --no-sign >../build.log 2>&1 || { cat ../build.log; exit 1; }
